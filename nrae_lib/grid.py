@@ -1,0 +1,101 @@
+"""Many runs: what is stored is read, what is missing is performed and stored the moment it exists."""
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from nrae_lib.runs import Result, Run, Store, perform
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def run_all(runs: Iterable[Run], store: Store, device: str = "auto", progress: bool = True) -> list[Result]:
+    """Results of ``runs``, in their order.
+
+    A plain loop. Each result is stored at once, so a killed process loses at most the run it was in, and of that
+    one only what came after its last checkpoint. Runs another process is performing on the same store are left to
+    it and read when they are there; nothing is computed twice.
+
+    Arguments:
+        store: where results are looked up and kept.
+        device: see :func:`nrae_lib.runs.perform`.
+        progress: one line per performed run on standard error, with an estimate of the time left.
+
+    Raises:
+        FloatingPointError: of a run whose loss exploded, after its name; all results before it are stored.
+    """
+    runs = list(runs)
+    results = {run.key: store.get(run) for run in runs}
+    missing = list({run.key: run for run in runs if results[run.key] is None}.values())
+    started, total = time.perf_counter(), len(missing)
+    # First pass: what nobody else has in hand; second pass: wait for the others, and take over what they dropped.
+    for wait in (False, True):
+        for run in missing:
+            if results[run.key] is not None:
+                continue
+            with store.claim(run, wait) as mine:
+                if not mine:
+                    continue
+                result = store.get(run)
+                if result is None:
+                    result = _perform_and_store(run, store, device)
+            results[run.key] = result
+            if progress:
+                done = sum(results[other.key] is not None for other in missing)
+                left = (time.perf_counter() - started) / done * (total - done)
+                print(f"[{done}/{total}] {run.label}: {result.seconds:.1f} s, about {left:.0f} s left", file=sys.stderr)
+    return [results[run.key] for run in runs]
+
+
+def stored(runs: Iterable[Run], store: Store) -> list[Result]:
+    """Those results of ``runs`` that ``store`` holds; nothing is performed."""
+    return [result for run in runs if (result := store.get(run)) is not None]
+
+
+def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dict]:
+    """The options of every method with the lowest mean of ``metric`` over the seeds of a search.
+
+    Arguments:
+        results: of a validation search: for each method the same held-out seeds for every candidate.
+        metric: lower is better.
+
+    Returns:
+        method -> options; methods without results are absent, the first of equal candidates wins.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    options = {}
+    for result in results:
+        key = repr(sorted(result.run.method_options.items()))
+        options[key] = result.run.method_options
+        values.setdefault(result.run.method, {}).setdefault(key, []).append(result.metrics[metric])
+    return {
+        method: options[min(means, key=means.get)]
+        for method, candidates in values.items()
+        for means in [{key: sum(found) / len(found) for key, found in candidates.items()}]
+    }
+
+
+def _perform_and_store(run: Run, store: Store, device: str) -> Result:
+    checkpoint = store.checkpoint(run)
+    try:
+        result = perform(run, device, checkpoint)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{run.label}: {error}") from error
+    store.put(result)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def frame(results: Iterable[Result]) -> "pandas.DataFrame":
+    """One row per result: data, recipe, method, seed, its options and all metrics, and seconds."""
+    import pandas
+
+    return pandas.DataFrame(
+        [
+            {"data": result.run.data, "recipe": result.run.recipe, "method": result.run.method,
+             "seed": result.run.seed, **result.run.method_options, **result.metrics, "seconds": result.seconds}
+            for result in results
+        ]
+    )  # fmt: skip

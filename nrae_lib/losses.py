@@ -1,0 +1,80 @@
+"""Reconstruction losses: pure functions of tensors, one per idea.
+
+One reduction everywhere ("mean-D"): the mean over the batch of the mean over features, so that a coefficient
+means the same for a curve in the plane and for an image.
+
+References:
+    Lee, Kwon and Park, *Neighborhood Reconstructing Autoencoders*, NeurIPS 2021.
+"""
+
+from torch import Tensor, nn
+
+from nrae_lib.taylor import taylor
+
+WEIGHTINGS = ("sample", "equation")
+
+
+def point_reconstruction(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """Point loss (1/B) Σ_i (1/D) |x_i - f(g(x_i))|² of the vanilla autoencoder (section 1).
+
+    Arguments:
+        x, reconstruction: (B, ...).
+
+    Returns:
+        Scalar.
+    """
+    return (x - reconstruction).square().mean()
+
+
+def neighborhood_reconstruction(
+    decoder: nn.Module,
+    z: Tensor,
+    z_near: Tensor,
+    x: Tensor,
+    x_near: Tensor,
+    order: int,
+    neighbor_weight: float,
+    include_center: bool = True,
+    weighting: str = "sample",
+    n_neighbors: int | None = None,
+) -> Tensor:
+    r"""Neighbourhood reconstruction loss (equations 2 to 4) on sampled neighbours.
+
+    The kernel K(x', x) weighs the centre with 1 and its neighbours with λ (the released code had the two exchanged
+    from November 2021 to November 2022). With F̃(x'; x) the Taylor expansion of the decoder f at z = g(x), evaluated at z' = g(x'),
+
+        order 0: f(z);   order 1 (NRAE-L): f(z) + J_f(z) dz;   order 2 (NRAE-Q): ... + ½ d²f(z)(dz, dz),
+
+    dz = z' - z, the loss is the batch mean of
+
+        weighting "sample" (section 2.2):  1/(n+1) [ |x - f(z)|²/D + λ Σ_j |x'_j - F̃(x'_j; x)|²/D ],
+        weighting "equation" (equation 3): 1/(k+1) [ |x - f(z)|²/D + λ (k/n) Σ_j |x'_j - F̃(x'_j; x)|²/D ],
+
+    over the n sampled of k neighbours. The second estimates equation 3 without bias; the paper trains with the
+    first, n = 1, where the neighbours together weigh λ against the centre instead of λ k. Gradients flow through
+    z and z', as in the released code. Without the centre its term is dropped and the mean is over n neighbours:
+    λ is then a common factor, which Adam ignores. With n = 0 the loss is the point loss.
+
+    Arguments:
+        decoder: f, from (B, m) to (B, ...).
+        z: (B, m) codes of the centres.
+        z_near: (n, B, m) codes of their neighbours.
+        x: (B, ...), x_near: (n, B, ...) the data.
+        order: 0, 1 or 2.
+        neighbor_weight: λ >= 0. The paper states 0 <= λ < 1, its released configurations use 2 to 100.
+        n_neighbors: k; needed by weighting "equation" only.
+
+    Returns:
+        Scalar.
+    """
+    sampled = len(z_near)
+    if sampled == 0:
+        return point_reconstruction(x, decoder(z))
+    jet = taylor(decoder, z, z_near - z, order)
+    near = (x_near - jet.expansion()).square().mean()
+    if not include_center:
+        return neighbor_weight * near
+    center = point_reconstruction(x, jet.value)
+    if weighting == "equation":
+        return (center + neighbor_weight * n_neighbors * near) / (n_neighbors + 1)
+    return (center + neighbor_weight * sampled * near) / (sampled + 1)

@@ -1,0 +1,67 @@
+"""What is measured of a trained model: functions of (model, data) or of codes, without side effects."""
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def mean_squared_error(model: nn.Module, points: Tensor, block: int = 4096) -> float:
+    """Mean over points and over features of |x - f(g(x))|², "mean-D" (paper, Tables 1 and 3).
+
+    Evaluated in blocks of ``block`` points so that memory stays bounded.
+    """
+    total = sum(((model(part) - part).double().square().sum() for part in points.split(block)), torch.zeros(()))
+    return float(total) / points.numel()
+
+
+def rank_correlation(code: Tensor, position: Tensor) -> float:
+    """Spearman's |ρ| between one-dimensional codes and the true position along the curve; 1 is perfect order.
+
+    Its sign is dropped, because a latent line has no preferred direction. Ties get their mean rank; a constant
+    code has correlation 0.
+
+    Arguments:
+        code, position: (N,).
+    """
+    from scipy.stats import rankdata
+
+    ranks = torch.stack([torch.from_numpy(rankdata(values.double().cpu().numpy())) for values in (code, position)])
+    ranks -= ranks.mean(1, keepdim=True)
+    spread = ranks.norm(dim=1).prod()
+    return abs(float(ranks.prod(0).sum() / spread)) if spread > 0 else 0.0
+
+
+def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int:
+    """How often a one-dimensional code runs backward along the curve; 0 means the right local geometry.
+
+    The codes are read in the order of the true position, in the direction of the overall trend. A break is a
+    maximal stretch on which the code retreats by more than ``tolerance`` times the code's whole range: a fold or
+    a jump of the chart. Smaller retreats are ripples below what the noise determines. A constant code, which
+    orders nothing, counts as one break.
+
+    Arguments:
+        code, position: (N,), N >= 2; best evaluated on densely spaced noise-free points.
+
+    Example:
+        >>> position = torch.arange(6.0)
+        >>> order_breaks(torch.tensor([0.0, 1, 2, 3, 4, 5]), position)
+        0
+        >>> order_breaks(torch.tensor([3.0, 4, 5, 0, 1, 2]), position)  # one jump: the order is broken once
+        1
+    """
+    ordered = code.double()[position.argsort(stable=True)]
+    extent = float(ordered.max() - ordered.min())
+    if extent == 0:
+        return 1
+    steps = ordered.diff()
+    # The trend is the direction of most steps, not of the total change: a jump may exceed all steps together.
+    if (steps < 0).sum() > (steps > 0).sum():
+        steps = -steps
+    breaks, retreat = 0, 0.0
+    for step in [*steps.tolist(), 1.0]:
+        if step < 0:
+            retreat -= step
+        elif step > 0:
+            breaks += retreat > tolerance * extent
+            retreat = 0.0
+    return breaks

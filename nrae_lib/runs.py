@@ -1,0 +1,318 @@
+"""A run is everything that decides a result and nothing else; a store keeps one atomic file per run.
+
+Any route (papermill, make, a Python session) performs the same :class:`Run` and writes the same :class:`Result`.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import nrae_lib
+from nrae_lib import datasets, measures, methods
+from nrae_lib.models import Network
+from nrae_lib.training import Optimization, fit, write_atomically
+
+RECIPES = ("paper", "paper_elu", "released")
+KEEP = ("metrics", "figure", "animation")
+PRESETS = ("smoke", "quick", "paper")
+
+_CURVE_POINTS = 200
+_FRAME_POINTS = 128
+_FRAMES = 40
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; equal runs have equal keys, and equal keys have equal results.
+
+    Arguments:
+        data, data_options: a name from ``datasets.DATASETS`` and its options.
+        method, method_options: a name from ``methods.CATALOGUE`` and its options.
+        network, optimization: architecture and optimizer.
+        seed: decides the data (points and noise), the initial weights and the order of training.
+        recipe: whose settings these are: "paper" (the text), "paper_elu" (the text with ELU for ReLU) or
+            "released" (the authors' code).
+        keep: what the result holds: "metrics"; "figure" adds the learned curve, codes and reconstructions;
+            "animation" adds the curve during training.
+
+    Raises:
+        ValueError: for an unknown name or option, naming the valid ones.
+    """
+
+    data: str
+    method: str
+    network: Network
+    optimization: Optimization
+    seed: int
+    data_options: dict = field(default_factory=dict)
+    method_options: dict = field(default_factory=dict)
+    recipe: str = "paper"
+    keep: str = "figure"
+
+    def __post_init__(self):
+        for name, value, valid in (("recipe", self.recipe, RECIPES), ("keep", self.keep, KEEP)):
+            if value not in valid:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
+        methods.get(self.method).configure(**self.method_options)
+        if self.data not in datasets.DATASETS:
+            raise ValueError(f"unknown data set {self.data!r}: choose one of {', '.join(datasets.DATASETS)}")
+
+    @cached_property
+    def key(self) -> str:
+        """First 20 hexadecimal digits of the SHA-256 of the run and its method's ``semantics`` as canonical JSON."""
+        content = {**asdict(self), "semantics": methods.get(self.method).semantics}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    @property
+    def label(self) -> str:
+        options = " ".join(f"{name}={value}" for name, value in self.method_options.items())
+        return f"{self.data} {self.recipe} {self.method} {options} seed {self.seed}"
+
+    @staticmethod
+    def from_dict(content: dict) -> "Run":
+        """The run whose ``dataclasses.asdict`` is ``content``."""
+        return Run(
+            **{
+                **content,
+                "network": Network(**content["network"]),
+                "optimization": Optimization(**content["optimization"]),
+            }
+        )
+
+    def __hash__(self):
+        return hash(self.key)
+
+
+@dataclass
+class Result:
+    """What a run gave.
+
+    Arguments:
+        metrics: name -> number.
+        history: loss of (at most 200 evenly spaced) epochs.
+        arrays: what figures need, by name.
+        seconds, steps_per_second: of training.
+        provenance: device, versions, commit, threads, data fingerprint, date.
+    """
+
+    run: Run
+    metrics: dict[str, float]
+    history: list[float]
+    arrays: dict[str, np.ndarray]
+    seconds: float
+    steps_per_second: float
+    provenance: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        """A compressed npz file: the arrays, and everything else as JSON in the entry ``result``."""
+        content = {name: value for name, value in vars(self).items() if name not in ("run", "arrays")}
+        text = json.dumps({"run": asdict(self.run), **content})
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, result=np.frombuffer(text.encode(), np.uint8), **self.arrays)
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_bytes(content: bytes) -> "Result":
+        """Inverse of :meth:`to_bytes`; ValueError if ``content`` is damaged."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            fields = json.loads(arrays.pop("result").tobytes())
+            run = Run.from_dict(fields.pop("run"))
+            return Result(run=run, arrays=arrays, **fields)
+        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+            raise ValueError(f"not a stored result: {error}") from error
+
+
+def project_root() -> Path:
+    """The checkout this package runs from, or the current folder when it is installed elsewhere."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+class Store:
+    """A folder with one file per run, safe against killed processes and against two that write at once."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    @staticmethod
+    def of(preset: str, experiment: str) -> "Store":
+        """Where a preset's results live: ``results/<experiment>`` (committed) for "paper", else a scratch folder.
+
+        The scratch folder is ``$NRAE_RESULTS``, by default ``_build/results`` in the checkout.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        if preset == "paper":
+            return Store(project_root() / "results" / experiment)
+        return Store(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results")
+
+    def path(self, run: Run) -> Path:
+        return self.folder / f"{run.key}.npz"
+
+    def get(self, run: Run) -> Result | None:
+        """The stored result, or None. A damaged file is reported in one sentence and counts as missing."""
+        path = self.path(run)
+        try:
+            result = Result.from_bytes(path.read_bytes())
+            if result.run.key != run.key:
+                raise ValueError("it belongs to another run")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            warnings.warn(f"stored result {path} is damaged ({error}) and will be computed again", stacklevel=2)
+            return None
+        return result
+
+    def put(self, result: Result) -> None:
+        write_atomically(self.path(result.run), result.to_bytes())
+
+    @contextmanager
+    def claim(self, run: Run, wait: bool) -> Iterator[bool]:
+        """Hold the right to perform ``run``; yields False, at once, if another process has it and ``wait`` is off.
+
+        The lock belongs to the process and goes with it, however it ends.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / f".{run.key}.lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def checkpoint(self, run: Run) -> Path:
+        return self.folder / f".{run.key}.checkpoint"
+
+
+def perform(run: Run, device: str = "auto", checkpoint: Path | None = None) -> Result:
+    """Train and measure ``run``.
+
+    Arguments:
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        checkpoint: see :func:`nrae_lib.training.fit`.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    data = datasets.make(run.data, run.seed, **run.data_options)
+    model = run.network.build(tuple(data.train.shape[1:]), run.seed).to(device)
+    train, test = data.train.to(device), data.test.to(device)
+    trained = fit(
+        model, methods.get(run.method).configure(**run.method_options), train, run.optimization, run.seed,
+        frame_epochs(run.optimization.epochs) if run.keep == "animation" else (),
+        lambda current: learned_curve(current, train, _FRAME_POINTS), checkpoint,
+    )  # fmt: skip
+    metrics, arrays = _measure(model, train, test, data, run.keep)
+    if trained.frames:
+        arrays["frames"] = torch.stack(trained.frames).cpu().numpy().astype(np.float16)
+        arrays["frame_epochs"] = np.array(frame_epochs(run.optimization.epochs))
+    loss = trained.loss.cpu()
+    shown = torch.linspace(0, len(loss) - 1, min(len(loss), 200)).long()
+    return Result(
+        run, metrics, loss[shown].tolist(), arrays, trained.seconds, trained.steps / max(trained.seconds, 1e-9),
+        {"device": device_name(device), "fingerprint": data.fingerprint, **environment()},
+    )  # fmt: skip
+
+
+def frame_epochs(epochs: int) -> tuple[int, ...]:
+    """About 40 epochs of an animation, dense at the start, where the curve moves most."""
+    fractions = torch.linspace(0, 1, _FRAMES, dtype=torch.float64) ** 2
+    return tuple(sorted({round(float(fraction) * epochs) for fraction in fractions}))
+
+
+@torch.no_grad()
+def learned_curve(model: nn.Module, train: torch.Tensor, points: int) -> torch.Tensor:
+    """The learned manifold of a one-dimensional latent space: f on an even grid over the training codes' range.
+
+    Returns:
+        (points, D).
+    """
+    code = model.encoder(train)
+    fractions = torch.linspace(0, 1, points, device=code.device)[:, None]
+    return model.decoder(code.min() + (code.max() - code.min()) * fractions)
+
+
+@torch.no_grad()
+def _measure(model, train, test, data, keep) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    metrics = {
+        "train_mse": measures.mean_squared_error(model, train),
+        "test_mse": measures.mean_squared_error(model, test),
+    }
+    code = model.encoder(train)
+    on_a_curve = code.shape[1] == 1 and data.test_position is not None
+    if on_a_curve:
+        # Even spacing makes the measure independent of how many test points there are.
+        some = torch.linspace(0, len(test) - 1, min(len(test), 1000)).long()
+        test_code = model.encoder(test[some])[:, 0].cpu()
+        metrics["rank_correlation"] = measures.rank_correlation(test_code, data.test_position[some])
+        metrics["train_rank_correlation"] = measures.rank_correlation(code[:, 0].cpu(), data.train_position)
+        metrics["order_breaks"] = float(measures.order_breaks(test_code, data.test_position[some]))
+    if not on_a_curve or keep == "metrics":
+        return metrics, {}
+    arrays = {
+        "curve": learned_curve(model, train, _CURVE_POINTS),
+        "code": code[:, 0],
+        "reconstruction": model(test[some]),
+        "test_position": data.test_position[some],
+    }
+    return metrics, {name: value.cpu().numpy().astype(np.float32) for name, value in arrays.items()}
+
+
+def device_name(device: str) -> str:
+    """The device's own name, for provenance."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"CPU ({line.split(':', 1)[1].strip()})"
+    except OSError:
+        pass
+    return f"CPU ({platform.processor() or platform.machine()})"
+
+
+def environment() -> dict[str, str]:
+    """Versions, threads, commit and date, for provenance."""
+    return {
+        "nrae_lib": nrae_lib.__version__,
+        "torch": torch.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "threads": str(torch.get_num_threads()),
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+@cache
+def _commit() -> str:
+    """The checkout's commit, with a mark if the library differs from it; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + (" + uncommitted changes" if git("status", "--porcelain", "--", "nrae_lib") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,373 @@
+r"""Value, first and second directional derivative of a network in one pass (Taylor mode).
+
+Along the line :math:`z + t v` a network has the expansion
+:math:`f(z + t v) = f(z) + t\,J_f(z) v + \tfrac{t^2}{2}\, v^\top H_f(z) v + \dots`.
+The three coefficients travel through the network together: a linear layer multiplies all of them by its weight in one
+product, an activation :math:`s` applies the chain rule to each coefficient :math:`a_0, a_1, a_2`,
+
+.. math:: s(a_0), \qquad s'(a_0)\,a_1, \qquad s'(a_0)\,a_2 + s''(a_0)\,a_1^2,
+
+and a coefficient that is exactly zero (the second one, until a smooth activation creates it) is never computed.
+
+References:
+    Lee et al., Neighborhood Reconstructing Autoencoders, 2021, equations 1 and 2: the local approximations built here.
+    Griewank and Walther, Evaluating Derivatives, 2008, chapter 13: Taylor-mode differentiation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby, islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+
+class Jet(NamedTuple):
+    """Coefficients of a network along a direction; ``None`` means exactly zero and never computed."""
+
+    value: Tensor
+    first: Tensor | None
+    second: Tensor | None
+
+    def expansion(self) -> Tensor:
+        r"""The Taylor polynomial at the end of the direction, :math:`f(z) + J_f(z) v + \tfrac12 v^\top H_f(z) v`.
+
+        This is the local approximation :math:`\tilde F` of NRAE with :math:`v = z' - z`: linear (NRAE-L) for a jet of
+        order 1, quadratic (NRAE-Q) for order 2. Shape: that of ``first``, or of ``value`` at order 0.
+        """
+        total = self.value
+        if self.first is not None:
+            total = total + self.first
+        if self.second is not None:
+            total = total.add(self.second, alpha=0.5)
+        return total
+
+
+def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, order: int) -> Jet:
+    r"""Evaluate :math:`f(z)`, :math:`J_f(z) v` and :math:`v^\top H_f(z) v` (not halved) in one pass.
+
+    Sequentials, also nested, of ``Linear``, ``Conv2d``, ``ConvTranspose2d``, ``ReLU``, ``ELU``, ``Softplus``,
+    ``Sigmoid``, ``Tanh``, ``Flatten``, ``Unflatten`` and ``Identity`` take the fast path, with or without
+    parametrizations such as spectral norm. Every other callable, and every layer with hooks, is differentiated by
+    ``torch.func.jvp``, with the same result. A layer must treat the samples of a batch independently (batch
+    normalization in training mode does not).
+
+    The result can be differentiated once, with respect to parameters, point and direction. The fast path does not
+    support a second differentiation and raises an error there.
+
+    Arguments:
+        network: The function :math:`f`, batch in and batch out.
+        point: The points :math:`z`, of shape :math:`(B, ...)`.
+        direction: The directions :math:`v`, of the shape of ``point``, or of shape :math:`(n, B, ...)` for :math:`n`
+            directions per point, which share one evaluation of the value.
+        order: 0 (value only), 1 (and first) or 2 (and second).
+
+    Returns:
+        A :class:`Jet`: ``value`` of shape :math:`(B, ...)`; ``first`` and ``second`` of the same shape, with a leading
+        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network
+        with linear output.
+
+    Raises:
+        ValueError: The order is not 0, 1 or 2, or the shapes of ``point`` and ``direction`` do not match.
+
+    Example:
+        >>> point, direction = torch.tensor([[0.0]]), torch.tensor([[2.0]])
+        >>> jet = taylor(nn.Sequential(nn.Identity(), nn.Softplus()), point, direction, order=2)
+        >>> [round(coefficient.item(), 4) for coefficient in jet]
+        [0.6931, 1.0, 1.0]
+        >>> taylor(nn.ReLU(), point, direction, order=2).second is None
+        True
+    """
+    if order not in (0, 1, 2):
+        raise ValueError(f"order must be 0, 1 or 2, not {order!r}.")
+    several = direction.dim() == point.dim() + 1
+    if direction.shape[several:] != point.shape:
+        raise ValueError(
+            f"direction must have the shape of point, {tuple(point.shape)}, or one leading dimension more, "
+            f"not {tuple(direction.shape)}."
+        )
+    if order == 0:
+        return Jet(network(point.clone()), None, None)  # a copy, because a first layer may work in place
+
+    value, first, second = point, direction if several else direction.unsqueeze(0), None
+    for fast, group in groupby(_flat(network), key=lambda part: part[1] is not None):
+        if fast:
+            rules = [rule(layer, order) for layer, rule in group]
+            weights = [weight for rule in rules for weight in rule.weights]
+            value, first, second = _Chain.apply(rules, value, first, second, *weights)
+        else:
+            for layer, _ in group:
+                value, first, second = _by_torch_func(layer, value, first, second, order)
+    if not several:
+        first = first.squeeze(0)
+        second = None if second is None else second.squeeze(0)
+    return Jet(value, first, second)
+
+
+def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
+    """The layers of nested Sequentials in order, each with its fast rule or None."""
+    plain = (
+        isinstance(network, nn.Module)
+        and "forward" not in vars(network)
+        and not (network._forward_hooks or network._forward_pre_hooks)
+        and not (network._backward_hooks or network._backward_pre_hooks)
+    )
+    # Exact types: a subclass may compute something else.
+    kind = type_before_parametrizations(network) if plain else None
+    if kind is nn.Sequential:
+        for layer in network:
+            yield from _flat(layer)
+    elif kind in (nn.Conv2d, nn.ConvTranspose2d) and (network.padding_mode != "zeros" or isinstance(network.padding, str)):
+        yield network, None
+    else:
+        yield network, _RULES.get(kind)
+
+
+def _by_torch_func(layer: Callable, value: Tensor, first: Tensor, second: Tensor | None, order: int):
+    """One layer by nested forward mode, for each of the n directions."""
+
+    def push(point: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        # a copy, because the layer may work in place
+        return torch.func.jvp(lambda moved: layer(moved.clone()), (point,), (velocity,))
+
+    def push_twice(point: Tensor, velocity: Tensor, acceleration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # d/dt of J(a(t)) a'(t) along a(t) = a0 + t a1 + t²/2 a2 is H[a1, a1] + J a2
+        (result, slope), (_, curvature) = torch.func.jvp(push, (point, velocity), (velocity, acceleration))
+        return result, slope, curvature
+
+    if order == 1:
+        mapped = torch.func.vmap(push, in_dims=(None, 0), out_dims=(None, 0), randomness="same")
+        return *mapped(value, first), None
+    mapped = torch.func.vmap(push_twice, in_dims=(None, 0, 0), out_dims=(None, 0, 0), randomness="same")
+    return mapped(value, first, torch.zeros_like(first) if second is None else second)
+
+
+class _Chain(torch.autograd.Function):
+    """A run of fast layers as one node of the graph: no other graph is recorded, every buffer in between is ours.
+
+    The coefficients are stacked as (1 + n, B, ...) or, once a second one exists, (1 + 2n, B, ...). A rule maps such a
+    stack to the next one and says what its backward needs; ``weights`` are the tensors that it learns.
+    """
+
+    @staticmethod
+    def forward(ctx, rules, value, first, second, *weights):
+        count = first.shape[0]
+        stack = torch.cat([value.unsqueeze(0), first] if second is None else [value.unsqueeze(0), first, second])
+        ctx.rules, ctx.count, ctx.rows_in = rules, count, len(stack)
+        ctx.set_materialize_grads(False)
+        kept, remaining = [], iter(weights)
+        for rule in rules:
+            stack, keep = rule.forward(stack, count, *islice(remaining, len(rule.weights)))
+            kept.append(keep)
+        ctx.lengths = [len(keep) for keep in kept]
+        ctx.save_for_backward(*(tensor for keep in kept for tensor in keep))
+        ctx.shape_out = stack.shape
+        return stack[0], stack[1 : 1 + count], stack[1 + count :] if len(stack) > 1 + count else None
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        if torch.is_grad_enabled():  # only with create_graph=True; a gradient cut off in silence would be worse
+            raise RuntimeError("The fast path of taylor can be differentiated once only: do not ask for create_graph.")
+        shape, count = ctx.shape_out, ctx.count
+        sizes = (1, count, shape[0] - 1 - count)
+        given = next(gradient for gradient in gradients if gradient is not None)
+        gradient = torch.cat([
+            given.new_zeros(size, *shape[1:]) if part is None else part.reshape(size, *shape[1:])
+            for part, size in zip(gradients, sizes, strict=True)
+            if size
+        ])
+        saved = iter(ctx.saved_tensors)
+        kept = [tuple(islice(saved, length)) for length in ctx.lengths]
+        needed = ctx.needs_input_grad
+        position, weight_gradients = len(needed), []
+        for index in reversed(range(len(ctx.rules))):
+            rule = ctx.rules[index]
+            position -= len(rule.weights)
+            # The first layers' input gradient is often not needed, and it is a full product.
+            wanted = index > 0 or any(needed[1:4])
+            own = needed[position : position + len(rule.weights)]
+            gradient, mine = rule.backward(gradient, count, kept[index], wanted, own)
+            weight_gradients[:0] = mine
+        if gradient is None:
+            return None, None, None, None, *weight_gradients
+        second = gradient[1 + count :] if ctx.rows_in > 1 + count else None
+        return None, gradient[0], gradient[1 : 1 + count], second, *weight_gradients
+
+
+class _Linear:
+    def __init__(self, layer: nn.Linear, order: int):
+        self.weights = (layer.weight, layer.bias)
+
+    def forward(self, stack, count, weight, bias):
+        result = torch.mm(stack.reshape(-1, stack.shape[-1]), weight.t()).view(*stack.shape[:-1], -1)
+        if bias is not None:
+            result[0] += bias
+        return result, (stack, weight)
+
+    def backward(self, gradient, count, kept, wanted, own):
+        stack, weight = kept
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        into_weight = torch.mm(flat.t(), stack.reshape(-1, stack.shape[-1])) if own[0] else None
+        into_bias = gradient[0].reshape(-1, gradient.shape[-1]).sum(0) if own[1] else None
+        into_stack = torch.mm(flat, weight).view(stack.shape) if wanted else None
+        return into_stack, (into_weight, into_bias)
+
+
+class _Convolution:
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, order: int):
+        self.weights = (layer.weight, layer.bias)
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        self.settings = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups)
+
+    def forward(self, stack, count, weight, bias):
+        result = torch.convolution(stack.flatten(0, 1), weight, None, *self.settings).unflatten(0, stack.shape[:2])
+        if bias is not None:
+            result[0] += bias.view(-1, 1, 1)
+        return result, (stack, weight)
+
+    def backward(self, gradient, count, kept, wanted, own):
+        stack, weight = kept
+        into_stack, into_weight, _ = torch.ops.aten.convolution_backward(
+            gradient.flatten(0, 1), stack.flatten(0, 1), weight, None, *self.settings, (wanted, own[0], False)
+        )
+        into_bias = gradient[0].sum((0, 2, 3)) if own[1] else None
+        return into_stack.unflatten(0, stack.shape[:2]) if wanted else None, (into_weight, into_bias)
+
+
+class _Reshape:
+    """Flatten, Unflatten and Identity: any view that a layer takes of a batch, with the coefficients as a longer batch."""
+
+    weights = ()
+
+    def __init__(self, layer: nn.Module, order: int):
+        self.layer = layer
+
+    def forward(self, stack, count):
+        self.shape = stack.shape
+        shape = self.layer(stack[0]).shape
+        return stack.reshape(len(stack), *shape), ()
+
+    def backward(self, gradient, count, kept, wanted, own):
+        return gradient.reshape(self.shape), ()
+
+
+class _ReLU:
+    weights = ()
+
+    def __init__(self, layer: nn.ReLU, order: int):
+        pass
+
+    def forward(self, stack, count):
+        # One kernel for all rows: keep them where the value is positive; that includes the value itself.
+        result = torch.ops.aten.threshold_backward(stack, stack[0], 0)
+        return result, (result,)
+
+    def backward(self, gradient, count, kept, wanted, own):
+        return torch.ops.aten.threshold_backward(gradient, kept[0][0], 0), ()
+
+
+class _Smooth:
+    """An activation s with its derivatives s', s'', s''' as functions of its argument and of its value."""
+
+    weights = ()
+
+    def __init__(self, layer: nn.Module, order: int):
+        self.layer, self.order = layer, order
+
+    def forward(self, stack, count):
+        result = stack.new_empty(1 + self.order * count, *stack.shape[1:])
+        result[0] = self.value(stack[0])
+        slopes = list(islice(self.derivatives(stack[0], result[0]), self.order))
+        torch.mul(stack[1:], slopes[0], out=result[1 : len(stack)])
+        if self.order == 2:
+            first, second = stack[1 : 1 + count], result[1 + count :]
+            if len(stack) > 1 + count:
+                second.addcmul_(slopes[1] * first, first)
+            else:
+                torch.mul(slopes[1] * first, first, out=second)
+        return result, (stack, result)
+
+    def backward(self, gradient, count, kept, wanted, own):
+        stack, result = kept
+        rows, first = len(stack), stack[1 : 1 + count]
+        slopes = list(islice(self.derivatives(stack[0], result[0]), self.order + 1))
+        into_stack = gradient[:rows] * slopes[0]
+        # Derivatives of s'(a0) a1, of s'(a0) a2 and of s''(a0) a1² with respect to a0 and a1.
+        into_value = slopes[1] * _inner(gradient[1:rows], stack[1:])
+        if self.order == 2:
+            product = gradient[1 + count :] * first
+            into_stack[1 : 1 + count].addcmul_(slopes[1], product, value=2)
+            into_value.addcmul_(slopes[2], _inner(product, first))
+        into_stack[0] += into_value
+        return into_stack, ()
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    return left[0] * right[0] if len(left) == 1 else (left * right).sum(0)
+
+
+class _Sigmoid(_Smooth):
+    def value(self, argument):
+        return torch.sigmoid(argument)
+
+    def derivatives(self, argument, value):
+        slope = torch.addcmul(value, value, value, value=-1)
+        yield slope
+        yield torch.addcmul(slope, slope, value, value=-2)
+        yield torch.addcmul(slope, slope, slope, value=-6)
+
+
+class _Tanh(_Smooth):
+    def value(self, argument):
+        return torch.tanh(argument)
+
+    def derivatives(self, argument, value):
+        slope = 1 - value * value
+        yield slope
+        yield -2 * value * slope
+        yield slope * (4 - 6 * slope)
+
+
+class _ELU(_Smooth):
+    def value(self, argument):
+        return nn.functional.elu(argument, self.layer.alpha)
+
+    def derivatives(self, argument, value):
+        positive = argument > 0
+        exponential = value + self.layer.alpha
+        yield exponential.masked_fill(positive, 1)
+        curvature = exponential.masked_fill_(positive, 0)
+        yield curvature
+        yield curvature
+
+
+class _Softplus(_Smooth):
+    def value(self, argument):
+        return nn.functional.softplus(argument, self.layer.beta, self.layer.threshold)
+
+    def derivatives(self, argument, value):
+        scaled = argument * self.layer.beta
+        linear = scaled > self.layer.threshold  # where PyTorch's softplus is the identity
+        slope = torch.sigmoid(scaled)
+        yield slope.masked_fill(linear, 1)
+        curvature = (self.layer.beta * slope * (1 - slope)).masked_fill_(linear, 0)
+        yield curvature
+        yield self.layer.beta * curvature * (1 - 2 * slope)
+
+
+_RULES = {
+    nn.Linear: _Linear,
+    nn.Conv2d: _Convolution,
+    nn.ConvTranspose2d: _Convolution,
+    nn.ReLU: _ReLU,
+    nn.ELU: _ELU,
+    nn.Softplus: _Softplus,
+    nn.Sigmoid: _Sigmoid,
+    nn.Tanh: _Tanh,
+    nn.Flatten: _Reshape,
+    nn.Unflatten: _Reshape,
+    nn.Identity: _Reshape,
+}

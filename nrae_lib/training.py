@@ -1,0 +1,179 @@
+"""The training loop: data stays on the device, nothing waits for the host inside an epoch, resume is exact."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nrae_lib.datasets import check_points
+from nrae_lib.methods import Batch, Reconstruction
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Adam and its schedule; plain data, part of what identifies a run.
+
+    Arguments:
+        epochs: passes over the data.
+        batch_size: points per step; the last batch of an epoch may be smaller. At N or more every step sees all.
+        learning_rate: Adam's step size.
+        decay_start: fraction of the epochs after which the learning rate shrinks by ``decay_factor`` every
+            ``decay_every`` epochs; 1.0 means never. The released code has 0.8, 10 and 0.9.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float = 1e-3
+    decay_start: float = 1.0
+    decay_every: int = 10
+    decay_factor: float = 0.9
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 1 or self.decay_every < 1:
+            raise ValueError(
+                f"epochs, batch_size and decay_every must be at least 1, not {self.epochs}, {self.batch_size}, "
+                f"{self.decay_every}"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be a positive number, not {self.learning_rate}")
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of ``epoch`` (counted from 0)."""
+        decays = max(0, epoch - int(self.decay_start * self.epochs)) // self.decay_every
+        return self.learning_rate * self.decay_factor**decays
+
+
+@dataclass
+class Trained:
+    """What training leaves behind beside the model's weights: loss of every epoch, recorded frames, time spent."""
+
+    loss: Tensor
+    frames: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+    steps: int = 0
+
+
+def fit(
+    model: nn.Module,
+    reconstruction: Reconstruction,
+    data: Tensor,
+    optimization: Optimization,
+    seed: int,
+    frame_epochs: tuple[int, ...] = (),
+    draw: Callable[[nn.Module], Tensor] | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> Trained:
+    """Train ``model`` in place by Adam on the loss of ``reconstruction``.
+
+    Arguments:
+        model: on the device to train on; ``data`` is moved there once.
+        data: (N, ...) training points.
+        seed: of the batches' order, the sampled neighbours and the corruption.
+        frame_epochs: after how many epochs ``draw(model)`` is recorded (0: before the first step).
+        checkpoint: file for the state of training, written atomically every ``checkpoint_seconds`` and removed by
+            nobody here. If it exists, training goes on from it and gives what an uninterrupted run gives.
+
+    Raises:
+        ValueError: for empty data, NaN or infinity in the data, or an impossible graph.
+        FloatingPointError: when the loss is no longer finite, naming the first epoch in which it was not.
+    """
+    check_points(data, "training data")
+    device = next(model.parameters()).device
+    data = data.to(device)
+    graph = reconstruction.prepare(data)
+    generator = torch.Generator(device).manual_seed(seed)
+    # Adam's moments of dead ReLU units decay into subnormal numbers, on which CPUs are many times slower.
+    torch.set_flush_denormal(True)
+    optimizer = torch.optim.Adam(model.parameters(), optimization.learning_rate, fused=True)
+    trained = Trained(torch.zeros(optimization.epochs, device=device))
+    first_epoch = _resume(checkpoint, model, optimizer, generator, trained)
+    if first_epoch == 0 and 0 in frame_epochs:
+        trained.frames.append(draw(model))
+
+    batch_size = min(optimization.batch_size, len(data))
+    started = saved = time.perf_counter()
+    seconds_before = trained.seconds
+    for epoch in range(first_epoch, optimization.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = optimization.rate(epoch)
+        if batch_size == len(data):
+            batches = (None,)
+        else:
+            batches = torch.randperm(len(data), generator=generator, device=device).split(batch_size)
+        for index in batches:
+            batch = Batch(data, index, graph, generator)
+            loss = reconstruction.loss(model, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            trained.loss[epoch] += loss.detach() * (len(batch.x) / len(data))
+        trained.steps += len(batches)
+        if epoch + 1 in frame_epochs:
+            trained.frames.append(draw(model))
+        if checkpoint and time.perf_counter() - saved > checkpoint_seconds:
+            _check_finite(trained.loss[: epoch + 1])
+            trained.seconds = seconds_before + time.perf_counter() - started
+            _save(checkpoint, model, optimizer, generator, trained, epoch + 1)
+            saved = time.perf_counter()
+    _check_finite(trained.loss)
+    trained.seconds = seconds_before + time.perf_counter() - started
+    return trained
+
+
+def _check_finite(loss: Tensor) -> None:
+    bad = (~torch.isfinite(loss)).nonzero()
+    if len(bad):
+        raise FloatingPointError(
+            f"the loss is no longer finite from epoch {int(bad[0]) + 1} on: lower the learning rate or the coefficients"
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that any reader, at any time, finds the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's owner-only mode would keep others from reading shared results
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _save(path, model, optimizer, generator, trained, epoch) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
+         "trained": vars(trained), "epoch": epoch}, buffer,
+    )  # fmt: skip
+    write_atomically(path, buffer.getvalue())
+
+
+def _resume(path, model, optimizer, generator, trained) -> int:
+    """Load the state of training; the epoch to go on with (0 without a usable checkpoint)."""
+    if path is None or not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=trained.loss.device, weights_only=True)
+        model.load_state_dict(state["model"])
+    except Exception as error:
+        import warnings
+
+        warnings.warn(f"checkpoint {path} cannot be read ({error}): training starts from the beginning", stacklevel=3)
+        return 0
+    optimizer.load_state_dict(state["optimizer"])
+    generator.set_state(state["generator"].cpu())
+    vars(trained).update(state["trained"])
+    return state["epoch"]
