@@ -65,3 +65,25 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
             breaks += retreat > tolerance * extent
             retreat = 0.0
     return breaks
+
+
+def total_turning(curve: Tensor) -> float:
+    """Total absolute turning of a polygonal curve, in half turns: Σ |angle between successive chords| / π.
+
+    The discrete total curvature: 0 for a straight line, 2 for a closed convex curve. A curve that runs through
+    the noise of its training points turns more than the curve they were drawn around. Chords of length zero
+    are passed over.
+
+    Arguments:
+        curve: (P, D) points in order.
+
+    Example:
+        >>> total_turning(torch.tensor([[0.0, 0], [1, 0], [1, 1]]))
+        0.5
+    """
+    chords = curve.double().diff(dim=0)
+    chords = chords[chords.norm(dim=1) > 0]
+    chords = chords / chords.norm(dim=1, keepdim=True)
+    # The angle from its half: accurate for nearly parallel and for nearly opposite chords, unlike acos.
+    half = torch.atan2((chords[1:] - chords[:-1]).norm(dim=1), (chords[1:] + chords[:-1]).norm(dim=1))
+    return float(2 * half.sum() / torch.pi)

@@ -266,10 +266,12 @@ def _measure(model, train, test, data, keep) -> tuple[dict[str, float], dict[str
         metrics["rank_correlation"] = measures.rank_correlation(test_code, data.test_position[some])
         metrics["train_rank_correlation"] = measures.rank_correlation(code[:, 0].cpu(), data.train_position)
         metrics["order_breaks"] = float(measures.order_breaks(test_code, data.test_position[some]))
+        curve = learned_curve(model, train, _CURVE_POINTS)
+        metrics["total_turning"] = measures.total_turning(curve)
     if not on_a_curve or keep == "metrics":
         return metrics, {}
     arrays = {
-        "curve": learned_curve(model, train, _CURVE_POINTS),
+        "curve": curve,
         "code": code[:, 0],
         "reconstruction": model(test[some]),
         "test_position": data.test_position[some],
