@@ -17,17 +17,17 @@ def knn_graph(points: Tensor, n_neighbors: int) -> Tensor:
     """Indices of the k nearest other points of every point, nearest first (Euclidean, exact).
 
     A point is excluded from its own neighbours by its index, not by its distance, so duplicates of a point are
-    its neighbours. Equal distances are ordered by index. Distances come in blocks of queries from the
-    expansion |a|² + |b|² - 2ab in float64; the best candidates are measured again from their differences,
-    so that the order does not suffer from cancellation.
+    its neighbours. Equal distances are ordered by index; when more than eight others tie with the k-th, which of
+    them are taken is not specified. Distances come in blocks of queries from the expansion |a|² + |b|² - 2ab in
+    float64; the best candidates are measured again from their differences, so that cancellation does not decide.
 
     Arguments:
         points: (N, ...), any shape after the first dimension.
         n_neighbors: k, the number of neighbours, 1 <= k <= N - 1.
 
     Returns:
-        (N, k) int64 indices on the device of ``points``. Memory beside the result: one copy of the points in
-        float64 and 64 MiB.
+        (N, k) int64 indices on the device of ``points``. Memory beside the result: two copies of the points in
+        float64 and a few blocks of 64 MiB.
 
     Raises:
         ValueError: if there are no points, a value is not finite, or k is outside 1..N-1.
@@ -45,15 +45,16 @@ def knn_graph(points: Tensor, n_neighbors: int) -> Tensor:
     if not torch.isfinite(flat).all():
         raise ValueError("the data holds NaN or infinite values: remove or replace them before building the graph")
 
-    flat = flat - flat.mean(0)  # a smaller norm means less cancellation; distances do not change
-    squared_norm = flat.square().sum(1)
+    centred = flat - flat.mean(0)  # a smaller norm means less cancellation; distances do not change
+    squared_norm = centred.square().sum(1)
     candidates_kept = min(n_neighbors + _SPARE, count - 1)
     # The differences of the candidates are a second temporary of the same bound.
     rows = max(1, _BLOCK_BYTES // (8 * max(count, candidates_kept * flat.shape[1])))
     neighbors = torch.empty(count, n_neighbors, dtype=torch.int64, device=points.device)
     for start in range(0, count, rows):
         query = flat[start : start + rows]
-        block = torch.addmm(squared_norm.expand(len(query), -1), query, flat.T, alpha=-2)
+        # Without the query's own norm, which orders nothing.
+        block = torch.addmm(squared_norm.expand(len(query), -1), centred[start : start + rows], centred.T, alpha=-2)
         own = torch.arange(len(query), device=points.device)
         block[own, own + start] = torch.inf
         candidates = block.topk(candidates_kept, dim=1, largest=False).indices.sort(dim=1).values

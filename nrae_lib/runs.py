@@ -182,6 +182,19 @@ class Store:
             return None
         return result
 
+    def all(self) -> list[Result]:
+        """Every readable result in the folder, ordered by its run's label; results of older semantics are left out."""
+        found = []
+        for path in sorted(self.folder.glob("*.npz")):
+            try:
+                result = Result.from_bytes(path.read_bytes())
+            except ValueError as error:
+                warnings.warn(f"stored result {path} is damaged ({error}) and is left out", stacklevel=2)
+                continue
+            if result.run.key == path.stem:
+                found.append(result)
+        return sorted(found, key=lambda result: result.run.label)
+
     def put(self, result: Result) -> None:
         write_atomically(self.path(result.run), result.to_bytes())
 

@@ -1,0 +1,56 @@
+"""One build of the book at the smoke preset, shared by every test (and every worker) that reads it."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def copy_sources(copy: Path) -> None:
+    """What the book is made of, without executed pages: the checkout keeps its own."""
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "thumbnails")
+    for name in ("book", "notebooks", "nrae_lib", "results"):
+        if (ROOT / name).exists():
+            shutil.copytree(ROOT / name, copy / name, ignore=skip)
+    shutil.rmtree(copy / "book" / "notebooks", ignore_errors=True)
+    shutil.copy(ROOT / "_config.yml", copy)
+
+
+def build(copy: Path) -> tuple[int, str]:
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book/", "-n", "-W", "--keep-going"]
+    environment = os.environ | {"NRAE_PRESET": "smoke"}
+    for own in ("NRAE_RESULTS", "GITHUB_REPOSITORY"):
+        environment.pop(own, None)
+    result = subprocess.run(
+        command, cwd=copy, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200
+    )
+    return result.returncode, re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+
+
+@pytest.fixture(scope="session")
+def built_book(tmp_path_factory) -> SimpleNamespace:
+    """`.root` of the copy, its `.site`, the build's `.log`, and `.build_again()` -> (exit status, log)."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    copy, outcome = shared / "clone with spaces", shared / "book.json"
+    # The first worker builds, on all cores; the others wait. (xdist's groups do not hold under pytest 9.)
+    with (shared / "book.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not outcome.exists():
+            copy.mkdir()
+            copy_sources(copy)
+            outcome.write_text(json.dumps(build(copy)))
+    status, log = json.loads(outcome.read_text())
+    if status:
+        pytest.fail("the book does not build:\n" + log[-6000:], pytrace=False)
+    return SimpleNamespace(root=copy, site=copy / "_build" / "html", log=log, build_again=lambda: build(copy))

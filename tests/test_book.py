@@ -1,0 +1,263 @@
+"""The book: which pages are stale, how notebooks are run, and a whole build without a warning."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import run_notebooks
+import yaml
+from run_notebooks import NotebookError, executed, imported_names, run_stale_notebooks, why_stale
+
+ROOT = Path(__file__).resolve().parent.parent
+# One transparent pixel, and another one.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+OTHER_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def toc_pages() -> list[str]:
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+
+def write_notebook(root: Path, name: str, *sources: str, results: tuple[str, ...] = ()) -> None:
+    parameters = nbformat.v4.new_code_cell("preset = 'quick'", metadata={"tags": ["parameters"]})
+    cells = [nbformat.v4.new_markdown_cell(f"# {name}"), parameters, *map(nbformat.v4.new_code_cell, sources)]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"nrae": {"results": list(results)}})
+    (root / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+
+
+def pretend_all_ran(root: Path, preset: str = "quick") -> None:
+    """Leave what a run leaves, without the minutes that a run takes."""
+    for name in run_notebooks.notebook_names(root):
+        page, record = executed(root, name)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text((root / "notebooks" / f"{name}.ipynb").read_text())
+        record.write_text(json.dumps(run_notebooks.ingredients(root, name, preset)))
+
+
+def stale_pages(root: Path, preset: str = "quick") -> set[str]:
+    return {name for name in run_notebooks.notebook_names(root) if why_stale(root, name, preset)}
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A library in which each way to import is used once, and four notebooks."""
+    modules = {
+        "__init__": "",
+        "taylor": "",
+        "losses": "from nrae_lib.taylor import expand",
+        "methods": "from . import losses",
+        "training": "def fit():\n    from .methods import catalogue",
+        "reported/__init__": "from ..taylor import expand",
+        "plots": "import numpy",
+        "unused": "import nrae_lib.plots",
+    }
+    for name, text in modules.items():
+        path = tmp_path / "nrae_lib" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "nrae_lib" / "reported" / "paper.csv").write_text("method,mse\n")
+    (tmp_path / "results" / "sine").mkdir(parents=True)
+    (tmp_path / "results" / "sine" / "run.json").write_text("{}")
+    write_notebook(tmp_path, "learns", "%matplotlib inline\nfrom nrae_lib import training, plots")
+    write_notebook(tmp_path, "compares", "def f():\n    import nrae_lib.reported as reported", results=("sine",))
+    write_notebook(tmp_path, "draws", "import importlib\nimportlib.import_module('nrae_lib.plots')")
+    write_notebook(tmp_path, "alone", "print('this page needs no library')")
+    pretend_all_ran(tmp_path)
+    return tmp_path
+
+
+# --- Which pages are stale -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "expected"),
+    [
+        ("import nrae_lib.losses as l", "", {"nrae_lib.losses"}),
+        ("from nrae_lib import losses, graph", "", {"nrae_lib.losses", "nrae_lib.graph"}),
+        ("from nrae_lib.losses import *", "", {"nrae_lib.losses"}),
+        ("from . import losses", "nrae_lib", {"nrae_lib.losses"}),
+        ("from .losses import nrae", "nrae_lib", {"nrae_lib.losses"}),
+        ("from ..losses import nrae", "nrae_lib.models", {"nrae_lib.losses"}),
+        ("from .. import losses", "nrae_lib.models", {"nrae_lib.losses"}),
+        ("if True:\n    def f():\n        import nrae_lib.graph", "", {"nrae_lib.graph"}),
+        ("import_module('nrae_lib.graph')", "", {"nrae_lib.graph"}),
+    ],
+)
+def test_every_form_of_import_is_seen(source, package, expected):
+    assert expected <= set(imported_names(source, package))
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        ("nrae_lib/taylor.py", {"learns", "compares"}),
+        ("nrae_lib/losses.py", {"learns"}),
+        ("nrae_lib/training.py", {"learns"}),
+        ("nrae_lib/plots.py", {"learns", "draws"}),
+        ("nrae_lib/reported/paper.csv", {"compares"}),
+        ("nrae_lib/reported/another_paper.csv", {"compares"}),
+        ("nrae_lib/unused.py", set()),
+        ("nrae_lib/__init__.py", {"learns", "compares", "draws"}),
+        ("results/sine/run.json", {"compares"}),
+        ("results/sine/another_run.npz", {"compares"}),
+        ("results/swissroll/run.json", set()),
+        ("book/method.md", set()),
+    ],
+)
+def test_an_edit_makes_exactly_the_dependent_pages_stale(project, edited, expected):
+    assert stale_pages(project) == set()
+    path = project / edited
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("# edited\n" + (path.read_text() if path.exists() else ""))
+    assert stale_pages(project) == expected
+    for name in expected:
+        assert edited in why_stale(project, name, "quick")
+
+
+def test_what_else_makes_a_page_stale(project):
+    write_notebook(project, "alone", "print('other words')")
+    assert stale_pages(project) == {"alone"}
+    pretend_all_ran(project)
+    (project / "results" / "sine" / "run.json").unlink()
+    assert why_stale(project, "compares", "quick") == "stale: results/sine/run.json is gone"
+    assert why_stale(project, "draws", "paper") == "stale: preset was quick, is paper"
+    executed(project, "draws")[0].unlink()
+    assert why_stale(project, "draws", "quick").startswith("missing")
+
+
+def test_running_a_notebook_in_place_makes_nothing_stale(project):
+    path = project / "notebooks" / "alone.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="hello")]
+    notebook.cells[-1].execution_count = 7
+    nbformat.write(notebook, path)
+    assert stale_pages(project) == set()
+
+
+def test_pages_of_removed_notebooks_disappear(project):
+    (project / "notebooks" / "alone.ipynb").unlink()
+    assert run_stale_notebooks(project, "quick", say=lambda line: None) == []
+    assert not any(path.exists() for path in executed(project, "alone"))
+    assert all(path.exists() for path in executed(project, "draws"))
+
+
+NOTEBOOKS = run_notebooks.notebook_names(ROOT)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_whatever_python_imports_is_among_the_ingredients(name):
+    """The static walk against Python itself: run the notebook's imports, and see which modules were loaded."""
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    source = "\n".join(run_notebooks.python_sources(notebook))
+    code = "\n".join(
+        line for line in re.findall(r"^(?:import|from) [^(\n]*$", source, re.M) if "__future__" not in line
+    )
+    code += "\nimport sys"
+    code += "\nfor name in sys.modules:\n    if name.split('.')[0] == 'nrae_lib': print(sys.modules[name].__file__)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {Path(line).relative_to(ROOT).as_posix() for line in result.stdout.split("\n") if line}
+    assert loaded <= set(run_notebooks.ingredients(ROOT, name, "quick"))
+
+
+# --- Running -------------------------------------------------------------------------------------------------------
+
+
+def test_notebooks_run_in_parallel_and_only_once(project):
+    source = "import os, nrae_lib\nprint(preset, os.environ['OMP_NUM_THREADS'], nrae_lib.__file__)"
+    write_notebook(project, "alone", source)
+    write_notebook(project, "draws", source)
+    lines = []
+    assert run_stale_notebooks(project, "quick", say=lines.append) == ["alone", "draws"]
+    assert sum("finished in" in line for line in lines) == 2
+    page = json.loads(executed(project, "alone")[0].read_text())
+    preset, threads, library = page["cells"][-1]["outputs"][0]["text"][0].split(maxsplit=2)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert (preset, int(threads)) == ("quick", max(1, cores // min(2, cores)))
+    assert library.startswith(str(project)), "the notebook must use the library beside it"
+    assert str(project) not in json.dumps(page["metadata"]), "readers download this page"
+    assert run_stale_notebooks(project, "quick", say=lines.append) == []
+
+
+def test_a_failing_notebook_is_named_with_its_cell_and_the_others_finish(project):
+    before = executed(project, "alone")[0].read_text()
+    write_notebook(project, "alone", "x = 1", "raise ValueError('first line\\nlambda must be positive')", "y = 2")
+    write_notebook(project, "draws", "import time; time.sleep(4)")
+    with pytest.raises(NotebookError) as failure:
+        run_stale_notebooks(project, "quick", say=lambda line: None)
+    # Cells: the title, the parameters, x = 1, and the one that fails.
+    assert "notebooks/alone.ipynb, cell 4: ValueError: lambda must be positive" in str(failure.value)
+    assert (project / "_build" / "papermill" / "alone.failed.ipynb").exists()
+    assert executed(project, "alone")[0].read_text() == before, "no half-finished page"
+    assert stale_pages(project) == {"alone"}
+
+
+def test_a_kernel_that_dies_is_reported_too(project):
+    write_notebook(project, "alone", "import os; os._exit(9)")
+    with pytest.raises(NotebookError, match=r"notebooks/alone\.ipynb"):
+        run_stale_notebooks(project, "quick", say=lambda line: None)
+
+
+def test_the_marked_picture_becomes_the_thumbnail(project):
+    def shown(pixel, **metadata):
+        return nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=metadata)
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[shown(PIXEL)])])
+    page = executed(project, "alone")[0]
+    nbformat.write(notebook, page)
+    run_notebooks.update_thumbnails(project)
+    picture = project / "book" / "_static" / "thumbnails" / "alone.png"
+    assert picture.read_bytes() == base64.b64decode(PIXEL)
+    notebook.cells[0].outputs.append(shown(OTHER_PIXEL, nrae={"thumbnail": True}))
+    nbformat.write(notebook, page)
+    os.utime(page, (2e9, 2e9))
+    run_notebooks.update_thumbnails(project)
+    assert picture.read_bytes() == base64.b64decode(OTHER_PIXEL)
+
+
+# --- The whole book ------------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_its_page():
+    library = ROOT / "nrae_lib"
+    modules = {path.stem for path in [*library.glob("*.py"), *(init.parent for init in library.glob("*/__init__.py"))]}
+    assert {page.removeprefix("api/") for page in toc_pages() if page.startswith("api/")} == modules - {"__init__"}
+
+
+def test_every_notebook_is_in_the_table_of_contents():
+    assert {page.removeprefix("notebooks/") for page in toc_pages() if page.startswith("notebooks/")} == set(NOTEBOOKS)
+
+
+def test_book_builds_without_a_warning(built_book):
+    assert "build succeeded." in built_book.log
+    assert "WARNING" not in built_book.log
+    for name in NOTEBOOKS:
+        assert re.search(rf"{name}: finished in \d+ s", built_book.log)
+    for page in toc_pages():
+        assert (built_book.site / f"{page}.html").exists()
+
+
+def test_site_is_complete_in_itself(built_book):
+    """Nothing that a page loads by itself may come from outside; links that a reader clicks may."""
+    loads = r"""<(?:script|img|iframe|link|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)"""
+    for page in built_book.site.rglob("*.html"):
+        assert not re.findall(loads, page.read_text(encoding="utf-8")), page.name
+
+
+def test_second_build_runs_no_notebook(built_book):
+    status, log = built_book.build_again()
+    assert status == 0
+    assert "started (" not in log
+    assert "no targets are out of date" in log
+    command = [sys.executable, built_book.root / "book" / "_ext" / "run_notebooks.py", "--status"]
+    lines = subprocess.run(
+        command, env=os.environ | {"NRAE_PRESET": "smoke"}, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert lines == [f"{name}: fresh" for name in NOTEBOOKS]

@@ -1,0 +1,69 @@
+"""Measures against hand-computed values and independent implementations."""
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from nrae_lib import measures
+
+
+class Shift(nn.Module):
+    def forward(self, x):
+        return x + torch.tensor([1.0, 3.0])
+
+
+@pytest.mark.parametrize("count", [1, 7, 10_000])
+def test_mean_squared_error_averages_points_and_features(count):
+    assert measures.mean_squared_error(Shift(), torch.zeros(count, 2)) == pytest.approx(5.0)
+
+
+def test_rank_correlation_agrees_with_scipy_also_with_ties():
+    generator = torch.Generator().manual_seed(0)
+    code = torch.randint(5, (60,), generator=generator).float()
+    position = torch.randn(60, generator=generator)
+    expected = abs(spearmanr(code.numpy(), position.numpy()).statistic)
+    assert measures.rank_correlation(code, position) == pytest.approx(expected)
+
+
+def test_rank_correlation_ignores_direction_and_scale():
+    position = torch.linspace(0, 1, 30)
+    assert measures.rank_correlation(-position.exp() * 100, position) == pytest.approx(1.0)
+    assert measures.rank_correlation(torch.zeros(30), position) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("code", "breaks"),
+    [
+        ([0, 1, 2, 3, 4, 5], 0),
+        ([5, 4, 3, 2, 1, 0], 0),
+        ([0, 1, 2, 2, 3, 4], 0),  # standing still is not a break
+        ([3, 4, 5, 0, 1, 2], 1),  # one jump
+        ([0, 2, 1, 3, 2, 5], 2),  # two folds
+        ([0, 1, 0.97, 2, 3, 4], 0),  # a ripple below 1 % of the range
+        ([1, 1, 1, 1, 1, 1], 1),  # no order at all
+    ],
+)
+def test_order_breaks(code, breaks):
+    shuffled = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    position = torch.arange(6.0)
+    assert measures.order_breaks(torch.tensor(code, dtype=torch.float32)[shuffled], position[shuffled]) == breaks
+
+
+def test_a_slow_retreat_over_many_points_is_one_break():
+    code = torch.cat([torch.linspace(0, 1, 500), torch.linspace(1, 0.9, 100), torch.linspace(0.9, 2, 500)])
+    assert measures.order_breaks(code, torch.arange(1100.0)) == 1
+
+
+def test_total_turning_of_known_curves():
+    angle = torch.linspace(0, 2 * torch.pi, 2001, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    assert measures.total_turning(circle) == pytest.approx(2.0, abs=2e-3)
+    assert measures.total_turning(torch.stack([angle, 3 * angle], 1)) == pytest.approx(0.0, abs=1e-5)
+    # The tangent's slope, cos x, runs from -1 to 1 and back to -1: two swings of 90 degrees.
+    x = torch.linspace(-torch.pi, torch.pi, 2001, dtype=torch.float64)
+    assert measures.total_turning(torch.stack([x, x.sin()], 1)) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_total_turning_survives_repeated_points_and_reversals():
+    assert measures.total_turning(torch.tensor([[0.0, 0], [1, 0], [1, 0], [0, 0]])) == pytest.approx(1.0)

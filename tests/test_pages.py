@@ -1,0 +1,210 @@
+"""What the pages share: parameters are checked, numbers are printed and marked rightly, outside text is escaped."""
+
+import base64
+import io
+import re
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nrae_lib import pages
+
+AVAILABLE = ("ae", "dae", "nrae_l", "nrae_q")
+CHOICES = {
+    "method": lambda value: pages.choose_methods(value, AVAILABLE),
+    "preset": ("smoke", "quick", "paper"),
+    "seeds": int,
+    "rate": float,
+    "show_all": bool,
+}
+GOOD = {"method": "all", "preset": "quick", "seeds": 3, "rate": 1, "show_all": False}
+
+
+def plain(html):
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", "", html))
+
+
+def test_good_parameters_pass_beside_everything_a_notebook_holds():
+    """Also when all its cells have run before and left their names behind."""
+    inputs = ["", "method = 'all'", "# Parameters\npreset = 'smoke'\n", "SETTINGS = {}"]
+    pages.check_parameters({"In": inputs, "Out": {}, "_i1": "", "np": np, "SETTINGS": {}} | GOOD, **CHOICES)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"metod": "ae"}, "unknown parameter 'metod': did you mean 'method'? The parameters are: method, preset, seeds"),
+    ({"zzz": 1}, "unknown parameter 'zzz'. The parameters are: method"),
+    ({"preset": "fast"}, "parameter 'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'paper'"),
+    ({"seeds": True}, "parameter 'seeds' must be int, got True (bool)"),
+    ({"seeds": "3"}, "parameter 'seeds' must be int, got '3' (str)"),
+    ({"seeds": 3.0}, "parameter 'seeds' must be int, got 3.0 (float)"),
+    ({"rate": False}, "parameter 'rate' must be float, got False (bool)"),
+    ({"show_all": 1}, "parameter 'show_all' must be bool, got 1 (int)"),
+    ({"method": "nrae"}, "parameter 'method': unknown method 'nrae', did you mean 'nrae_q'?; the methods are: ae, dae"),
+])  # fmt: skip
+def test_wrong_parameters_stop_the_page_with_the_valid_choices(change, message):
+    with pytest.raises(ValueError) as caught:
+        injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in change.items())
+        pages.check_parameters(GOOD | change | {"In": ["", "method = 'all'", injected]}, **CHOICES)
+    beginning = message if "did you mean 'nrae_q'" not in message else "parameter 'method': unknown method 'nrae', did"
+    assert str(caught.value).startswith(beginning)
+
+
+def test_a_missing_parameter_and_a_failed_check_are_named():
+    with pytest.raises(ValueError, match="parameter 'seeds' is missing"):
+        pages.check_parameters({}, seeds=int)
+    with pytest.raises(ValueError, match="parameter 'k': must be even"):
+        pages.check_parameters({"k": 3}, k=lambda k: None if k % 2 == 0 else "must be even")
+    with pytest.raises(ValueError, match="it must be one of: 1, 2"):
+        pages.check_parameters({"k": True}, k=(1, 2))
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    ("all", list(AVAILABLE)), ("nrae_q", ["nrae_q"]), ("nrae_q, ae", ["ae", "nrae_q"]), ("ae,ae", ["ae"]),
+])  # fmt: skip
+def test_choose_methods(value, expected):
+    assert pages.choose_methods(value, AVAILABLE) == expected
+
+
+@pytest.mark.parametrize("value", ["", " , ", "ae,zae", 3, None, ["ae"], "all,ae"])
+def test_choose_methods_names_the_valid_ones(value):
+    with pytest.raises(ValueError, match="the methods are: ae, dae, nrae_l, nrae_q, or 'all'"):
+        pages.choose_methods(value, AVAILABLE)
+
+
+def cell_classes(html):
+    body = html.split("<tbody>")[1]
+    return [re.findall(r"<td(?: class=\"(\w+)\")?>", row) for row in body.split("</tr>")[:-1]]
+
+
+def test_comparison_table_marks_what_prints_alike_alike():
+    rows = {
+        "paper": {"ae": (1.90, 0.23), "dae": 1.09, "nrae_l": (0.292, 0.06), "nrae_q": (0.288, 0.07)},
+        "ours": {"ae": float("nan"), "dae": None, "nrae_l": "diverged <twice>"},
+        "one": {"ae": 2.0},
+    }
+    html = pages.comparison_table_html(rows, AVAILABLE, "MSE × 100")
+    assert cell_classes(html) == [["", "second", "best", "best"], [""] * 4, [""] * 4]
+    text = plain(html)
+    assert "1.90 ± 0.23" in text and "NRAE-Q" in text and "lower is better" in text
+    # Three reasons "not run" share one footnote, the fourth has its own.
+    assert "–1–1–2–1" in text and "1 not run; 2 diverged &lt;twice&gt;" in text
+
+
+def test_comparison_table_where_higher_is_better_and_without_notes():
+    html = pages.comparison_table_html(
+        {"psnr": {"ae": 20.19, "dae": 20.69, "nrae_l": -1}}, AVAILABLE[:3], "PSNR", False, 1
+    )
+    assert cell_classes(html) == [["second", "best", ""]]
+    assert "−1.0" in html and "higher is better" in html
+    assert '<div class="nrae-table-notes">' not in pages.comparison_table_html({"a": {"ae": 1.0}}, ["ae"], "x")
+    with pytest.raises(ValueError, match="row 'a' names 'vae'; the columns are: ae"):
+        pages.comparison_table_html({"a": {"vae": 1.0}}, ["ae"], "x")
+
+
+def test_settings_table_flattens_and_escapes():
+    text = plain(
+        pages.settings_table_html({"network": {"hidden": (512, 512), "bias": True}, "rate": 1e-4, "x<y": None, "o": {}})
+    )
+    for expected in ("network › hidden512, 512", "network › biasyes", "rate0.0001", "x&lt;ynone", "onone"):
+        assert expected in text
+
+
+def result(method="ae", seed=0, commit="abc", **changes):
+    recorded = {"device": "CPU", "torch": "2.15", "python": "3.11", "nrae_lib": "0.1", "commit": commit, "threads": "1",
+                "fingerprint": f"f{seed}", "date": "2025-01-01"}  # fmt: skip
+    run = SimpleNamespace(seed=seed, data="sine", method=method)
+    return SimpleNamespace(run=run, provenance=recorded | changes, seconds=60.0, steps_per_second=1500.0 + seed)
+
+
+def test_provenance_groups_what_differs():
+    results = [result(seed=seed, commit="def + uncommitted changes" if seed else "abc") for seed in (0, 1, 2, 5)]
+    text = plain(pages.provenance_html(results, already_stored=3))
+    for expected in (
+        "runs4, of which 3 were stored already", "seeds0–2, 5", "deviceCPU", "training time4 min, over all runs",
+        "2 different commits: abc, def + uncommitted changes", "4 different fingerprints: f0, f1, f2, …",
+        "1,502 steps per second",
+    ):  # fmt: skip
+        assert expected in text
+    assert "stored already" not in pages.provenance_html(results)
+    assert "devicenot recorded" in plain(pages.provenance_html([result(device=None)]))
+    with pytest.raises(ValueError, match="no results"):
+        pages.provenance_html([])
+
+
+def verdict(status, text="Claim"):
+    claim = SimpleNamespace(identifier="fig4", paper="NRAE", section="Section 4.1", text=text)
+    return SimpleNamespace(claim=claim, status=status, statistics="0.29 < 1.90", preset="quick")
+
+
+def test_verdicts_say_it_in_words_and_symbols():
+    html = pages.verdicts_html(
+        [verdict("reproduced"), verdict("not reproduced", "<script>"), verdict("inconclusive"), verdict("not run")]
+    )
+    text = plain(html)
+    for expected in (
+        "✓ Reproduced",
+        "✗ Not reproduced",
+        "? Inconclusive",
+        "○ Not run",
+        "0.29 &lt; 1.90",
+        "quick preset",
+    ):
+        assert expected in text
+    assert "<script>" not in html
+    assert len(set(re.findall(r"border-left:4px solid (#\w+)", html))) == 4
+    with pytest.raises(ValueError, match="unknown status 'maybe'; it must be one of: reproduced, not reproduced"):
+        pages.verdicts_html([verdict("maybe")])
+
+
+def test_banner_escapes():
+    assert "a &lt;b&gt; &amp; c" in pages.banner_html("a <b> & c")
+
+
+def test_download_gives_back_the_same_numbers(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    frame = pandas.DataFrame({"method": ["ae", 'ä, "b"'], "mse": [1 / 3, 1e-17]})
+    html = pages.download_html(frame, "table1.csv")
+    content = base64.b64decode(re.search(r"base64,([^\"]*)", html)[1])
+    pandas.testing.assert_frame_equal(pandas.read_csv(io.BytesIO(content)), frame, check_exact=True)
+    assert 'class="nrae-download" download="table1.csv"' in html and "(2 rows, " in html
+    assert list(tmp_path.iterdir()) == []
+    named = frame.set_index("method")
+    assert base64.b64decode(re.search(r"base64,([^\"]*)", pages.download_html(named, "a.csv"))[1]).startswith(
+        b"method,mse"
+    )
+    for filename in ("../a.csv", "a.txt", 'a".csv'):
+        with pytest.raises(ValueError, match=r"plain file name ending in \.csv"):
+            pages.download_html(frame, filename)
+
+
+def test_papermill_command_is_quoted_and_keeps_types():
+    text = pages.papermill_command_text(
+        "notebooks/a b.ipynb", method="ae,nrae_q", seeds=3, quick=True, tag="3", note="it's"
+    )
+    assert shlex.split(text) == [
+        "papermill", "notebooks/a b.ipynb", "out.ipynb", "-p", "method", "ae,nrae_q", "-p", "seeds", "3",
+        "-p", "quick", "True", "-r", "tag", "3", "-p", "note", "it's",
+    ]  # fmt: skip
+
+
+def test_display_functions_display_once_and_return_nothing(monkeypatch):
+    import IPython.display
+    import pandas
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    calls = [
+        lambda: pages.comparison_table({"a": {"ae": 1.0}}, ["ae"], "caption"),
+        lambda: pages.settings_table({"a": 1}),
+        lambda: pages.provenance([result()]),
+        lambda: pages.verdicts([verdict("reproduced")]),
+        lambda: pages.banner("text"),
+        lambda: pages.download(pandas.DataFrame({"a": [1]}), "a.csv"),
+        lambda: pages.papermill_command("notebooks/a.ipynb", seeds=1),
+    ]
+    assert [call() for call in calls] == [None] * len(calls)
+    assert len(shown) == len(calls)
+    assert shown[-1].data == "```bash\npapermill notebooks/a.ipynb out.ipynb -p seeds 1\n```"
