@@ -46,12 +46,14 @@ class Dataset:
 def check_points(points: Tensor, name: str) -> None:
     """Stop with one sentence if ``points`` is empty, has no feature dimension, or holds NaN or infinity."""
     if points.dim() < 2 or points.numel() == 0:
-        raise ValueError(f"the {name} is empty or has no features: expected shape (points, features...), got "
-                         f"{tuple(points.shape)}")
+        raise ValueError(
+            f"the {name} is empty or has no features: expected shape (points, features...), got {tuple(points.shape)}"
+        )
     if not torch.isfinite(points).all():
         bad = int((~torch.isfinite(points)).flatten(1).any(1).sum())
-        raise ValueError(f"the {name} holds NaN or infinite values in {bad} of {len(points)} points: "
-                         "remove or replace them first")
+        raise ValueError(
+            f"the {name} holds NaN or infinite values in {bad} of {len(points)} points: remove or replace them first"
+        )
 
 
 def _positions(low: float, high: float, count: int, sampling: str, generator: torch.Generator) -> Tensor:
@@ -73,9 +75,7 @@ def _check_counts(n_train: int, n_test: int, noise: float) -> None:
         raise ValueError(f"noise is a standard deviation and cannot be negative, got {noise}")
 
 
-def sine(
-    seed: int, n_train: int = 50, n_test: int = 10_000, noise: float = 0.2, sampling: str = "random"
-) -> Dataset:
+def sine(seed: int, n_train: int = 50, n_test: int = 10_000, noise: float = 0.2, sampling: str = "random") -> Dataset:
     """Noisy samples of {(x, sin x) : x in [-π, π]} (paper, section 4.1, Figure 4 and Table 1).
 
     The paper draws 50 random points and adds isotropic Gaussian noise of standard deviation 0.2; it does not
@@ -95,9 +95,7 @@ def sine(
     )
 
 
-def swiss_roll(
-    seed: int, n_train: int = 30, n_test: int = 1_000, noise: float = 0.01, shape: str = "text"
-) -> Dataset:
+def swiss_roll(seed: int, n_train: int = 30, n_test: int = 1_000, noise: float = 0.01, shape: str = "text") -> Dataset:
     """One turn of a spiral in the plane (paper, section 4.2, Figure 7).
 
     ``shape="text"``: the paper's r(θ) = 0.1 + 0.9 θ/2π, θ uniformly random in [0, 2π], points r (cos θ, sin θ).

@@ -84,7 +84,9 @@ def sample_neighbors(
     """
     n_neighbors = graph.shape[1]
     if count < 1 or (count > n_neighbors and not replace):
-        raise ValueError(f"neighbors_per_point must be between 1 and k = {n_neighbors} without replacement, not {count}")
+        raise ValueError(
+            f"neighbors_per_point must be between 1 and k = {n_neighbors} without replacement, not {count}"
+        )
     if count == 1 or replace:
         columns = torch.randint(n_neighbors, (len(indices), count), generator=generator, device=graph.device)
     else:

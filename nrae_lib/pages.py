@@ -15,6 +15,7 @@ from nrae_lib.plots import MANIFOLD_COLOUR, PAGE_STYLE, SAMPLE_COLOUR, method_la
 
 # --------------------------------------------------------------------------------------------------- parameters
 
+
 def check_parameters(namespace, **choices):
     """Stop with one sentence if a notebook was started with an unknown parameter or a wrong value.
 

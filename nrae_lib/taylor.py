@@ -63,7 +63,7 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
         point: The points :math:`z`, of shape :math:`(B, ...)`.
         direction: The directions :math:`v`, of the shape of ``point``, or of shape :math:`(n, B, ...)` for :math:`n`
             directions per point, which share one evaluation of the value.
-        order: 0 (value only), 1 (and first) or 2 (and second).
+        order: 0 (value only, whatever the direction), 1 (and first) or 2 (and second).
 
     Returns:
         A :class:`Jet`: ``value`` of shape :math:`(B, ...)`; ``first`` and ``second`` of the same shape, with a leading
@@ -123,9 +123,10 @@ def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
         for layer in network:
             yield from _flat(layer)
         return
-    unusual = (
-        kind in (nn.Conv2d, nn.ConvTranspose2d) and (network.padding_mode != "zeros" or isinstance(network.padding, str))
-    ) or (kind is nn.ELU and network.alpha < 0)
+    convolution = kind in (nn.Conv2d, nn.ConvTranspose2d)
+    unusual = (convolution and (network.padding_mode != "zeros" or isinstance(network.padding, str))) or (
+        kind is nn.ELU and network.alpha < 0
+    )
     yield network, None if unusual else _RULES.get(kind)
 
 
@@ -182,11 +183,13 @@ class _Chain(torch.autograd.Function):
         shape, count = ctx.shape_out, ctx.count
         sizes = (1, count, shape[0] - 1 - count)
         given = next(gradient for gradient in gradients if gradient is not None)
-        gradient = torch.cat([
-            given.new_zeros(size, *shape[1:]) if part is None else part.reshape(size, *shape[1:])
-            for part, size in zip(gradients, sizes, strict=True)
-            if size
-        ])
+        gradient = torch.cat(
+            [
+                given.new_zeros(size, *shape[1:]) if part is None else part.reshape(size, *shape[1:])
+                for part, size in zip(gradients, sizes, strict=True)
+                if size
+            ]
+        )
         saved = iter(ctx.saved_tensors)
         kept = [tuple(islice(saved, length)) for length in ctx.lengths]
         needed = ctx.needs_input_grad
@@ -226,8 +229,8 @@ class _Linear:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """left rightᵀ."""
-    # MKL, which serves torch.mm, reaches only half of the speed of an AMD processor with AVX-512; oneDNN is as fast as
-    # MKL elsewhere, but has more to prepare, which small products do not repay.
+    # On AMD processors with AVX-512, MKL, which serves torch.mm, was measured at half the speed of oneDNN; small products
+    # do not repay what oneDNN has to prepare.
     if _ONEDNN and left.device.type == "cpu" and left.dtype == torch.float32 and min(*left.shape, len(right)) >= 32:
         return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return torch.mm(left, right.t())

@@ -111,7 +111,7 @@ def test_without_replacement_no_neighbour_twice():
     drawn = sample_neighbors(neighbors, torch.arange(20), 4, torch.Generator().manual_seed(6))
     assert drawn.shape == (4, 20)
     assert torch.equal(drawn.T.sort(1).values, neighbors.sort(1).values)
-    with pytest.raises(ValueError, match="at least|between 1 and k = 4"):
+    with pytest.raises(ValueError, match="between 1 and k = 4"):
         sample_neighbors(neighbors, torch.arange(20), 5, torch.Generator())
     assert sample_neighbors(neighbors, torch.arange(20), 9, torch.Generator(), replace=True).shape == (9, 20)
 

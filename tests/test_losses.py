@@ -30,10 +30,12 @@ def by_definition(decoder, z, z_near, x, x_near, order, weight):
             if order >= 1:
                 expansion = expansion + torch.autograd.functional.jacobian(decoder, z[i]) @ dz
             if order == 2:
-                expansion = expansion + 0.5 * torch.stack([
-                    dz @ torch.autograd.functional.hessian(lambda point, d=d: decoder(point)[d], z[i]) @ dz
-                    for d in range(x.shape[1])
-                ])
+                expansion = expansion + 0.5 * torch.stack(
+                    [
+                        dz @ torch.autograd.functional.hessian(lambda point, d=d: decoder(point)[d], z[i]) @ dz
+                        for d in range(x.shape[1])
+                    ]
+                )
             terms.append(weight * (x_prime - expansion).square().mean())
         total = total + sum(terms) / len(terms)
     return total / len(z)

@@ -106,6 +106,7 @@ VECTOR_LAYERS = {
     "relu in place": lambda: nn.ReLU(inplace=True),
     "elu": nn.ELU,
     "elu alpha": lambda: nn.ELU(0.7),
+    "elu negative alpha": lambda: nn.ELU(-0.5),
     "elu in place": lambda: nn.ELU(1.3, inplace=True),
     "softplus": nn.Softplus,
     "softplus sharp": lambda: nn.Softplus(beta=5.0, threshold=2.0),
@@ -134,7 +135,9 @@ FALLBACKS = {
     "hooked sequential": lambda: hooked(nn.Sequential(nn.Linear(4, 4), nn.Tanh())),
     "hooked in place": lambda: hooked(nn.ReLU(inplace=True)),
     "overridden": lambda: overridden(nn.Tanh()),
-    "pooling": lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.MaxPool2d(2, 1, padding=1), nn.Flatten(), linear(4, 9)),
+    "pooling": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)), nn.MaxPool2d(2, 1, padding=1), nn.Flatten(), linear(4, 9)
+    ),
     "padding mode": lambda: nn.Sequential(
         nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), nn.Flatten()
     ),
@@ -143,7 +146,9 @@ FALLBACKS = {
 
 POSITIONS = {
     "start": lambda layer: nn.Sequential(layer, linear(), nn.Tanh()),
-    "middle": lambda layer: nn.Sequential(nn.Sequential(linear(), nn.ELU()), layer, nn.Sequential(linear(3), nn.Softplus())),
+    "middle": lambda layer: nn.Sequential(
+        nn.Sequential(linear(), nn.ELU()), layer, nn.Sequential(linear(3), nn.Softplus())
+    ),
     "end": lambda layer: nn.Sequential(linear(), nn.Sigmoid(), linear(), layer),
     "alone": lambda layer: layer,
 }
@@ -314,6 +319,20 @@ def test_second_differentiation_is_refused():
 def test_single_precision_stays_single():
     network = mlp(nn.Softplus(), nn.ReLU(), nn.Sigmoid())
     assert {coefficient.dtype for coefficient in taylor(network, *torch.randn(2, 3, 4), 2)} == {torch.float32}
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_single_precision_of_large_layers(order):
+    # Large enough for the products that take another route than small ones.
+    network = nn.Sequential(nn.Linear(40, 64), nn.ELU(), nn.Linear(64, 50), nn.Softplus(), nn.Linear(50, 33))
+    point, direction = torch.randn(2, 36, 40)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        network = network.to(dtype)
+        jet = taylor(network, point.to(dtype), direction.to(dtype), order)
+        gradients = torch.autograd.grad(jet.expansion().square().sum(), list(network.parameters()))
+        results.append([tensor.double() for tensor in (jet.expansion(), *gradients)])
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

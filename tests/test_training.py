@@ -123,7 +123,8 @@ def test_exploding_loss_names_the_epoch():
 
 
 @pytest.mark.parametrize(
-    "arguments", [dict(epochs=0, batch_size=1), dict(epochs=1, batch_size=0), dict(epochs=1, batch_size=1, learning_rate=0)]
+    "arguments",
+    [dict(epochs=0, batch_size=1), dict(epochs=1, batch_size=0), dict(epochs=1, batch_size=1, learning_rate=0)],
 )
 def test_impossible_settings_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):

@@ -151,7 +151,9 @@ def lower(metric: str, methods: tuple[str, ...], rivals: tuple[str, ...]) -> Cal
     return rule
 
 
-def printed_value(metric: str, method: str, table: tuple[str, str], paper_metric: str, scale: float, count: int) -> Callable:
+def printed_value(
+    metric: str, method: str, table: tuple[str, str], paper_metric: str, scale: float, count: int
+) -> Callable:
     """Rule: our mean does not differ significantly from the printed one (two-sided Welch test from summaries).
 
     Arguments:

@@ -1,0 +1,62 @@
+# Everything a newcomer types. Needs Python >= 3.11 with pip, make and git; the rest lands in .venv.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help env book test bench serve lock clean
+
+# Any Python >= 3.11 will do; say which one by  make env PYTHON=/path/to/python
+PYTHON ?=
+BIN := .venv/bin
+PORT ?= 8000
+PYTEST_ARGS ?=
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || grep '##' Makefile
+
+env: .venv/installed  ## install everything, in the pinned versions, into .venv
+
+# uv rather than pip: it takes exactly the locked files, whatever else this machine's pip is told to look at.
+# Its own version is the one in the lock. Without --without-pip, a Debian Python lacks a package that venv needs.
+.venv/installed: requirements.lock pyproject.toml
+	@python=; for candidate in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	    if [ -n "$$candidate" ] && "$$candidate" -c 'import sys, venv, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "No Python >= 3.11 with pip was found: install one, or name it with  make env PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	set -e; \
+	echo "Installing into .venv with $$("$$python" --version) (a few minutes the first time)"; \
+	"$$python" -m venv --without-pip --clear .venv; \
+	"$$python" -m pip --python $(BIN)/python install --quiet "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"; \
+	export VIRTUAL_ENV="$$PWD/.venv"; \
+	$(BIN)/uv pip sync --quiet --require-hashes requirements.lock; \
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Straight after cloning this runs every notebook; later only those whose notebook, code or results changed.
+# After a failure the pages are read anew: Sphinx warns only of pages that it reads, and the next build would pass.
+book: env  ## regenerate every plot and table and build the site into _build/html
+	@$(BIN)/jupyter-book build book/ -n -W --keep-going || { rm -rf _build/.doctrees; exit 1; }
+	@echo; echo "The book is in  $$PWD/_build/html/index.html"; echo "To read it with search:  make serve"
+
+# One worker per core, one torch thread each.
+test: env  ## run every test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(PYTEST_ARGS)
+
+bench: env  ## time the training steps against the plain formulations
+	@$(BIN)/python benchmarks/step_time.py
+
+serve: env  ## serve the built site at http://localhost:8000 (another port: make serve PORT=8123)
+	@test -f _build/html/index.html || { echo "There is no site yet: run  make book  first" >&2; exit 1; }
+	@echo "http://localhost:$(PORT)  (Ctrl-C stops)"; $(BIN)/python -m http.server --bind localhost --directory _build/html $(PORT)
+
+# One version of each package for every Python >= 3.11; the versions already pinned stay unless pyproject.toml forbids them.
+lock:  ## pin requirements.lock anew from pyproject.toml (delete it first to take the newest versions)
+	@uv=$(BIN)/uv; [ -x "$$uv" ] || uv=uv; \
+	"$$uv" pip compile pyproject.toml --quiet --extra book --extra test --extra dev --universal --python-version 3.11 \
+	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	    --output-file requirements.lock
+
+clean:  ## remove the site, the executed notebooks and the environment
+	@rm -rf .venv _build book/notebooks book/_static/thumbnails *.egg-info .pytest_cache .ruff_cache

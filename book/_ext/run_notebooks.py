@@ -1,0 +1,341 @@
+"""Sphinx extension: before the book is read, run every notebook that is missing or stale.
+
+A page is stale when something that decides it has changed: its notebook, the preset, a module of nrae_lib that it
+imports (directly or not), or a folder of committed results that it declares in its metadata
+(``{"nrae": {"results": ["sine"]}}``). The hashes of all these lie beside each executed page, so that
+
+    python book/_ext/run_notebooks.py --status
+
+says what would run, and why. The preset is ``$NRAE_PRESET``, or ``quick``.
+"""
+
+import argparse
+import ast
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+PACKAGE = "nrae_lib"
+SECONDS_BETWEEN_REPORTS = 15
+# Cells that papermill adds, and that a reader of the notebook does not count.
+ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
+
+
+class NotebookError(RuntimeError):
+    """At least one notebook failed; the message names each notebook, the cell and the error."""
+
+
+# --- What decides a page -------------------------------------------------------------------------------------------
+
+
+def imported_names(source: str, package: str = "") -> Iterator[str]:
+    """Dotted names that Python source may import, wherever the import stands; `package` resolves relative ones."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            outer = parents[: len(parents) + 1 - node.level] if node.level else []
+            base = ".".join([*outer, *filter(None, [node.module])])
+            yield base
+            # `from nrae_lib import losses` names a module, `from nrae_lib.losses import nrae` does not: try both.
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(rf"{PACKAGE}(\.\w+)+", str(node.value)):
+            yield node.value  # importlib.import_module("nrae_lib.losses"), or a lazy table of module names
+
+
+def module_files(root: Path, dotted_name: str) -> set[Path]:
+    """The files behind a dotted name: the package itself, and the module or the whole folder (with its data) below."""
+    first, *below = dotted_name.split(".")
+    folder = root / PACKAGE
+    if first != PACKAGE or not folder.is_dir():
+        return set()
+    files = {folder / "__init__.py"} | {path for path in folder.iterdir() if path.suffix != ".py"}
+    if below:
+        files |= {folder / f"{below[0]}.py", *(folder / below[0]).rglob("*")}
+    return {path for path in files if path.is_file() and "__pycache__" not in path.parts}
+
+
+def import_closure(root: Path, sources: list[str]) -> set[Path]:
+    """Every file of nrae_lib that the sources import, directly or through other modules."""
+    found: set[Path] = set()
+    to_read = deque((source, "") for source in sources)
+    while to_read:
+        source, package = to_read.popleft()
+        for name in imported_names(source, package):
+            for path in module_files(root, name) - found:
+                found.add(path)
+                if path.suffix == ".py":
+                    inside = ".".join(path.relative_to(root).parent.parts)
+                    to_read.append((path.read_text(encoding="utf-8"), inside))
+    return found
+
+
+def python_sources(notebook: dict) -> list[str]:
+    """The code cells as plain Python, magics and shell lines translated; a cell that does not parse is left out."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    sources = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            source = TransformerManager().transform_cell("".join(cell["source"]))
+            try:
+                ast.parse(source)
+            except SyntaxError:
+                continue  # running the notebook will say so better
+            sources.append(source)
+    return sources
+
+
+def ingredients(root: Path, name: str, preset: str) -> dict[str, str]:
+    """Everything that decides a page, by name, with its hash (the preset stands for itself)."""
+    notebook = json.loads((root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    declared = notebook["metadata"].get("nrae", {})
+    # Outputs left by a reader who ran the notebook in place decide nothing.
+    tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
+    text = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
+    decided_by = {
+        "preset": preset,
+        f"notebooks/{name}.ipynb": hashlib.sha256(json.dumps([text, tags, declared]).encode()).hexdigest(),
+    }
+    files = import_closure(root, python_sources(notebook))
+    for folder in declared.get("results", []):
+        # Hidden files are locks and checkpoints of runs in progress, not results.
+        files |= {path for path in (root / "results" / folder).rglob("[!.]*") if path.is_file()}
+    for path in sorted(files):
+        decided_by[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return decided_by
+
+
+def why_stale(root: Path, name: str, preset: str) -> str | None:
+    """None when the executed page is fresh; otherwise one line that says what is missing or what changed."""
+    page, record = executed(root, name)
+    if not page.exists() or not record.exists():
+        return "missing: it has not been run yet"
+    then, now = json.loads(record.read_text(encoding="utf-8")), ingredients(root, name, preset)
+    if then == now:
+        return None
+    if then["preset"] != preset:
+        return f"stale: preset was {then['preset']}, is {preset}"
+    changes = [
+        f"{path} {'is new' if path not in then else 'is gone' if path not in now else 'changed'}"
+        for path in sorted(then.keys() | now.keys())
+        if then.get(path) != now.get(path)
+    ]
+    return "stale: " + ", ".join(changes)
+
+
+def executed(root: Path, name: str) -> tuple[Path, Path]:
+    """Where the executed copy of a notebook lies, and the record of what decided it."""
+    folder = root / "book" / "notebooks"
+    return folder / f"{name}.ipynb", folder / f"{name}.json"
+
+
+def notebook_names(root: Path) -> list[str]:
+    return sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+
+
+# --- Running -------------------------------------------------------------------------------------------------------
+
+
+def child_environment(root: Path, threads: int) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # Jupyter sets its own
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment[variable] = str(threads)
+    # The package beside the notebook, even where another copy is installed.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
+    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    return environment
+
+
+def run_notebook(root: Path, name: str, preset: str, threads: int, at_cell: Callable[[str], None]) -> None:
+    """Execute one notebook in a process of its own; the page appears only when it is whole."""
+    decided_by = ingredients(root, name, preset)  # before the run: an edit made meanwhile leaves the page stale
+    page, record = executed(root, name)
+    draft = Path("_build", "papermill", f"{name}.{os.getpid()}.ipynb")
+    for folder in (page.parent, (root / draft).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    # Paths relative to the root: papermill writes them into the page, which readers download.
+    command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", draft.as_posix()]
+    command += ["-p", "preset", preset, "--kernel", "python3", "--language", "python", "--progress-bar"]
+    last_line = ""
+    with subprocess.Popen(
+        command, cwd=root, env=child_environment(root, threads), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True, errors="replace",
+    ) as process:  # fmt: skip
+        try:
+            for line in process.stderr:
+                progress = re.search(r"(\d+)/(\d+) \[", line)
+                if progress:
+                    at_cell(f"cell {progress[1]} of {progress[2]}")
+                elif line.strip():
+                    last_line = line.strip()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        message = describe_failure(root / draft, name) or f"notebooks/{name}.ipynb did not run: {last_line}"
+        if (root / draft).exists():
+            kept = draft.with_name(f"{name}.failed.ipynb")
+            (root / draft).replace(root / kept)
+            message += f" (as far as it got: {kept.as_posix()})"
+        raise NotebookError(message)
+    # Under the paper preset the run itself fills a results folder: that makes the page no older than its results.
+    now = ingredients(root, name, preset)
+    decided_by |= {path: digest for path, digest in now.items() if path.startswith("results/")}
+    (root / draft).replace(page)
+    half_written = record.with_suffix(".json.new")
+    half_written.write_text(json.dumps(decided_by, indent=1), encoding="utf-8")
+    half_written.replace(record)
+
+
+def describe_failure(draft: Path, name: str) -> str | None:
+    """Name the notebook, its cell (counted as in the source, from 1) and the exception's last line."""
+    if not draft.exists():
+        return None
+    cells = json.loads(draft.read_text(encoding="utf-8"))["cells"]
+    own = [cell for cell in cells if not ADDED_BY_PAPERMILL & set(cell["metadata"].get("tags", []))]
+    for number, cell in enumerate(own, start=1):
+        errors = [output for output in cell.get("outputs", []) if output["output_type"] == "error"]
+        if errors and cell["metadata"].get("papermill", {}).get("exception"):
+            last = (errors[-1]["evalue"].strip().splitlines() or [""])[-1]
+            return f"notebooks/{name}.ipynb, cell {number}: {errors[-1]['ename']}: {last}"
+    return None
+
+
+def run_stale_notebooks(root: Path, preset: str, say: Callable[[str], None] = print) -> list[str]:
+    """Run what is missing or stale, in parallel on the cores there are; return the names of the notebooks run."""
+    remove_leftovers(root)
+    reasons = {name: why_stale(root, name, preset) for name in notebook_names(root)}
+    stale = [name for name, reason in reasons.items() if reason]
+    failures = []
+    if stale:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        at_once = min(cores, len(stale))
+        threads = max(1, cores // at_once)
+        say(f"running {len(stale)} of {len(reasons)} notebooks, {at_once} at a time, {threads} torch thread(s) each")
+        started, at_cell = {}, {}
+
+        def run(name: str) -> None:
+            started[name] = time.monotonic()
+            say(f"  {name}: started ({preset}; {reasons[name]})")
+            try:
+                run_notebook(root, name, preset, threads, lambda progress: at_cell.update({name: progress}))
+                say(f"  {name}: finished in {time.monotonic() - started[name]:.0f} s")
+            except NotebookError as error:
+                failures.append(str(error))
+                say(f"  {name}: FAILED after {time.monotonic() - started[name]:.0f} s")
+            finally:
+                at_cell.pop(name, None)
+
+        with ThreadPoolExecutor(at_once) as pool:
+            running = {pool.submit(run, name) for name in stale}
+            while running:
+                done, running = wait(running, timeout=SECONDS_BETWEEN_REPORTS)
+                for future in done:
+                    future.result()
+                if running and not done:
+                    busy = [
+                        f"{name} {cell} ({time.monotonic() - started[name]:.0f} s)" for name, cell in at_cell.items()
+                    ]
+                    say("  ... " + ", ".join(busy))
+    update_thumbnails(root)
+    if failures:
+        raise NotebookError("\n".join(sorted(failures)))
+    return stale
+
+
+def remove_leftovers(root: Path) -> None:
+    """Pages whose notebook is gone would otherwise stay in the book for ever."""
+    for path in (root / "book" / "notebooks").glob("*.*"):
+        if path.suffix in {".ipynb", ".json"} and path.stem not in notebook_names(root):
+            path.unlink()
+
+
+# --- Thumbnails ----------------------------------------------------------------------------------------------------
+
+
+def thumbnail(notebook: dict) -> bytes | None:
+    """The picture marked ``{"nrae": {"thumbnail": true}}`` in its output's metadata, or else the page's first one."""
+    pictures = [
+        output
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    pictures.sort(key=lambda output: not output["metadata"].get("nrae", {}).get("thumbnail", False))
+    return base64.b64decode("".join(pictures[0]["data"]["image/png"])) if pictures else None
+
+
+def update_thumbnails(root: Path) -> None:
+    """Write each page's thumbnail for the cards of the index; Sphinx must find them before it reads a page."""
+    folder = root / "book" / "_static" / "thumbnails"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = notebook_names(root)
+    for old in folder.glob("*.png"):
+        if old.stem not in names:
+            old.unlink()
+    for name in names:
+        page, _ = executed(root, name)
+        target = folder / f"{name}.png"
+        if page.exists() and (not target.exists() or target.stat().st_mtime < page.stat().st_mtime):
+            picture = thumbnail(json.loads(page.read_text(encoding="utf-8")))
+            if picture:
+                target.write_bytes(picture)
+
+
+# --- Sphinx --------------------------------------------------------------------------------------------------------
+
+
+def preset_from_environment() -> str:
+    return os.environ.get("NRAE_PRESET", "quick")
+
+
+def before_reading(app, config) -> None:
+    from sphinx.errors import ExtensionError
+    from sphinx.util import logging
+
+    # sphinx-thebe (loaded by Jupyter Book) puts two clashing scripts on every page; this book has no live cells.
+    for event in ("env-before-read-docs", "doctree-resolved"):
+        listeners = app.events.listeners[event]
+        listeners[:] = [listener for listener in listeners if listener.handler.__module__ != "sphinx_thebe"]
+    # Only a build on GitHub knows the address that the repository button must lead to.
+    if "GITHUB_REPOSITORY" in os.environ:
+        config.html_theme_options["repository_url"] = "https://github.com/" + os.environ["GITHUB_REPOSITORY"]
+        config.html_theme_options["use_repository_button"] = True
+    try:
+        run_stale_notebooks(Path(app.srcdir).parent, preset_from_environment(), logging.getLogger(__name__).info)
+    except NotebookError as error:
+        raise ExtensionError(str(error)) from None
+
+
+def setup(app) -> dict:
+    # The pages about the library document the package beside the book, even where another copy is installed.
+    sys.path.insert(0, str(Path(app.srcdir).parent))
+    # Early: Jupyter Book looks for the pages of its table of contents at the usual priority of 500.
+    app.connect("config-inited", before_reading, priority=100)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--status", action="store_true", help="say which pages are fresh, stale or missing, and why")
+    root, preset = Path(__file__).resolve().parents[2], preset_from_environment()
+    if parser.parse_args().status:
+        for name in notebook_names(root):
+            print(f"{name}: {why_stale(root, name, preset) or 'fresh'}")
+    else:
+        run_stale_notebooks(root, preset)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""One style for every picture of the book, and one function per kind of picture.
+
+A picture is built as a matplotlib Figure and handed to `show`, which puts it on the page as inline SVG whose text
+follows the page's light or dark mode. `scrubber` shows how a learned manifold moves during training.
+
+Importing this package needs numpy only; matplotlib, pandas and IPython are imported where they are used.
+"""
+
+from nrae_lib.plots.animation import scrubber, scrubber_html
+from nrae_lib.plots.curves import latent_order, learned_curves
+from nrae_lib.plots.many_runs import mean_and_deviation, per_seed, search_grid
+from nrae_lib.plots.style import (
+    MANIFOLD_COLOUR,
+    METHOD_COLOURS,
+    METHOD_LABELS,
+    ORDER_COLOURS,
+    PAGE_STYLE,
+    SAMPLE_COLOUR,
+    figure_html,
+    method_colour,
+    method_label,
+    relative_luminance,
+    show,
+    style,
+)
+
+__all__ = [
+    "MANIFOLD_COLOUR",
+    "METHOD_COLOURS",
+    "METHOD_LABELS",
+    "ORDER_COLOURS",
+    "PAGE_STYLE",
+    "SAMPLE_COLOUR",
+    "figure_html",
+    "latent_order",
+    "learned_curves",
+    "mean_and_deviation",
+    "method_colour",
+    "method_label",
+    "per_seed",
+    "relative_luminance",
+    "scrubber",
+    "scrubber_html",
+    "search_grid",
+    "show",
+    "style",
+]

@@ -1,0 +1,112 @@
+"""The printed numbers are complete, and every verdict rule decides rightly on data made to know the answer."""
+
+import numpy as np
+import pandas
+import pytest
+
+from nrae_lib import methods, reported
+
+
+def frame(metric="test_mse", recipe="paper", **values):
+    return pandas.DataFrame(
+        [{"recipe": recipe, "method": method, "seed": seed, metric: value}
+         for method, numbers in values.items() for seed, value in enumerate(numbers)]
+    )  # fmt: skip
+
+
+def spread(mean, deviation=0.1, count=10, seed=0):
+    return mean + deviation * np.random.default_rng(seed).standard_normal(count)
+
+
+def test_table_1_is_the_papers():
+    values = {value.method: (value.value, value.error) for value in reported.values("nrae", "table1", "sine")}
+    assert len(values) == 9
+    assert values["ae"] == (1.9, 0.23) and values["nrae_l"] == (0.29, 0.06) and values["nrae_q"] == (0.30, 0.07)
+
+
+@pytest.mark.parametrize(("paper", "count"), [("nrae", 505), ("iae", 66), ("eae", 90)])
+def test_every_printed_row_reads(paper, count):
+    import csv
+    from pathlib import Path
+
+    with open(Path(reported.__file__).parent / f"{paper}.csv", newline="", encoding="utf-8") as file:
+        rows = [list(row.values()) for row in csv.DictReader(file)]
+    assert len(rows) == count
+    read = sum(len(reported.values(paper, *key)) for key in {tuple(row[:3]) for row in rows})
+    assert read == count
+
+
+def test_unknown_tables_are_refused_with_the_valid_ones():
+    with pytest.raises(ValueError, match="unknown paper 'vae': choose one of nrae, iae, eae"):
+        reported.values("vae", "table1", "sine")
+    with pytest.raises(ValueError, match=r"choose among .*table1/sine"):
+        reported.values("nrae", "table9", "sine")
+
+
+def test_lower_needs_every_rival_beaten():
+    rule = reported.lower("test_mse", ("nrae_l",), ("ae", "dae", "cae"))
+    good = frame(nrae_l=spread(1), ae=spread(2, seed=1), dae=spread(3, seed=2))
+    status, sentence = rule(good)
+    assert status == "reproduced" and "Not yet run: cae" in sentence and "p = " in sentence
+    assert rule(frame(nrae_l=spread(1), ae=spread(2, seed=1), dae=spread(1, seed=2)))[0] == "not reproduced"
+    assert rule(frame(nrae_l=spread(2), ae=spread(1, seed=1)))[0] == "not reproduced"
+    assert rule(frame(nrae_l=[1.0] * 6, ae=[1.0] * 6))[0] == "not reproduced"
+
+
+def test_printed_value_compares_trimmed_runs_with_the_paper():
+    rule = reported.printed_value("test_mse", "ae", ("table1", "sine"), "mse_x100", 100, 8)
+    assert rule(frame(ae=spread(0.0190, 0.0023)))[0] == "reproduced"
+    status, sentence = rule(frame(ae=spread(0.0120, 0.0023)))
+    assert status == "not reproduced" and "printed 1.90 ± 0.23" in sentence and "8 draws" in sentence
+    outliers = np.array([0.0188, 0.0190, 0.0192, 0.0191, 0.0189, 0.0190, 0.0187, 0.0193, 9.0, 0.0])
+    assert rule(frame(ae=outliers))[0] == "reproduced"
+
+
+def test_trimmed_drops_highest_and_lowest_of_ten_only():
+    assert reported.trimmed(range(10)).tolist() == list(range(1, 9))
+    assert reported.trimmed([3, 1, 2]).tolist() == [1, 2, 3]
+
+
+def test_equal_tells_identity_from_agreement_from_difference():
+    rule = reported.equal("test_mse", "nrae_l", "nrae_q")
+    values = spread(1)
+    assert "agree exactly" in rule(frame(nrae_l=values, nrae_q=values))[1]
+    assert rule(frame(nrae_l=values, nrae_q=values + spread(0, 0.01, seed=3)))[0] == "reproduced"
+    assert rule(frame(nrae_l=values, nrae_q=values + 0.01))[0] == "not reproduced"
+
+
+def test_rate_counts_seeds_without_breaks():
+    rule = reported.rate(("nrae_q",), succeed=True)
+    status, sentence = rule(frame("order_breaks", nrae_q=[0] * 9 + [2]))
+    assert status == "reproduced" and "9 of 10" in sentence
+    assert rule(frame("order_breaks", nrae_q=[0] * 7 + [1] * 3))[0] == "not reproduced"
+    fails = reported.rate(("ae", "dae"), succeed=False)
+    assert fails(frame("order_breaks", ae=[1] * 10, dae=[3] * 9 + [0]))[0] == "reproduced"
+    assert fails(frame("order_breaks", ae=[1] * 10, dae=[0] * 10))[0] == "not reproduced"
+
+
+def test_sign_test_looks_at_seeds_that_differ():
+    rule = reported.succeeds_where_other_fails("nrae_q", "nrae_l")
+    assert rule(frame("order_breaks", nrae_q=[0] * 8, nrae_l=[1] * 8))[0] == "reproduced"
+    status, sentence = rule(frame("order_breaks", nrae_q=[0] * 8, nrae_l=[0] * 8))
+    assert status == "not reproduced" and "p = 1" in sentence
+    assert rule(frame("order_breaks", nrae_q=[1] * 8, nrae_l=[0] * 8))[0] == "not reproduced"
+
+
+def test_few_seeds_are_inconclusive_and_missing_methods_not_run():
+    few = frame("order_breaks", nrae_q=[0, 0], nrae_l=[1, 1])
+    verdicts = {v.claim.identifier: v for v in reported.judge("fig7_swissroll", few, "quick", ("paper",))}
+    assert verdicts["fig7-q-right"].status == "inconclusive" and "Only 2 seeds" in verdicts["fig7-q-right"].statistics
+    assert verdicts["fig7-baselines-wrong"].status == "not run"
+    empty = reported.judge("fig7_swissroll", pandas.DataFrame(), "paper", ("paper", "released"))
+    assert {v.status for v in empty} == {"not run"} and {v.recipe for v in empty} == {"paper", "released"}
+
+
+def test_claims_are_about_pages_and_methods_that_can_exist():
+    from pathlib import Path
+
+    pages = {path.stem for path in (Path(__file__).parent.parent / "notebooks").glob("*.ipynb")}
+    identifiers = [claim.identifier for claim in reported.CLAIMS]
+    assert len(set(identifiers)) == len(identifiers)
+    for claim in reported.CLAIMS:
+        assert claim.page in pages and set(claim.needs) <= set(methods.CATALOGUE)
