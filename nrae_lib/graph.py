@@ -18,7 +18,7 @@ def knn_graph(points: Tensor, n_neighbors: int) -> Tensor:
 
     A point is excluded from its own neighbours by its index, not by its distance, so duplicates of a point are
     its neighbours. Equal distances are ordered by index; when more than eight others tie with the k-th, which of
-    them are taken is not specified. Distances come in blocks of queries from the expansion |a|² + |b|² - 2ab in
+    them are taken is not specified. Distances come in blocks of queries from the expansion ‖a‖² + ‖b‖² - 2ab in
     float64; the best candidates are measured again from their differences, so that cancellation does not decide.
 
     Arguments:

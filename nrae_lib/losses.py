@@ -15,7 +15,7 @@ WEIGHTINGS = ("sample", "equation")
 
 
 def point_reconstruction(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Point loss (1/B) Σ_i (1/D) |x_i - f(g(x_i))|² of the vanilla autoencoder (section 1).
+    """Point loss (1/B) Σ_i (1/D) ‖x_i - f(g(x_i))‖² of the vanilla autoencoder (section 1).
 
     Arguments:
         x, reconstruction: (B, ...).
@@ -47,8 +47,8 @@ def neighborhood_reconstruction(
 
     dz = z' - z, the loss is the batch mean of
 
-        weighting "sample" (section 2.2):  1/(n+1) [ |x - f(z)|²/D + λ Σ_j |x'_j - F̃(x'_j; x)|²/D ],
-        weighting "equation" (equation 3): 1/(k+1) [ |x - f(z)|²/D + λ (k/n) Σ_j |x'_j - F̃(x'_j; x)|²/D ],
+        weighting "sample" (section 2.2):  1/(n+1) [ ‖x - f(z)‖²/D + λ Σ_j ‖x'_j - F̃(x'_j; x)‖²/D ],
+        weighting "equation" (equation 3): 1/(k+1) [ ‖x - f(z)‖²/D + λ (k/n) Σ_j ‖x'_j - F̃(x'_j; x)‖²/D ],
 
     over the n sampled of k neighbours. The second estimates equation 3 without bias; the paper trains with the
     first, n = 1, where the neighbours together weigh λ against the centre instead of λ k. Gradients flow through

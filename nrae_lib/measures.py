@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def mean_squared_error(model: nn.Module, points: Tensor, block: int = 4096) -> float:
-    """Mean over points and over features of |x - f(g(x))|², "mean-D" (paper, Tables 1 and 3).
+    """Mean over points and over features of ‖x - f(g(x))‖², "mean-D" (paper, Tables 1 and 3).
 
     Evaluated in blocks of ``block`` points so that memory stays bounded.
     """
@@ -15,7 +15,7 @@ def mean_squared_error(model: nn.Module, points: Tensor, block: int = 4096) -> f
 
 
 def rank_correlation(code: Tensor, position: Tensor) -> float:
-    """Spearman's |ρ| between one-dimensional codes and the true position along the curve; 1 is perfect order.
+    """Spearman's ρ, without its sign, between one-dimensional codes and the true position along the curve; 1 is perfect order.
 
     Its sign is dropped, because a latent line has no preferred direction. Ties get their mean rank; a constant
     code has correlation 0.
@@ -68,7 +68,7 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
 
 
 def total_turning(curve: Tensor) -> float:
-    """Total absolute turning of a polygonal curve, in half turns: Σ |angle between successive chords| / π.
+    """Total absolute turning of a polygonal curve, in half turns: Σ (unsigned angle between successive chords) / π.
 
     The discrete total curvature: 0 for a straight line, 2 for a closed convex curve. A curve that runs through
     the noise of its training points turns more than the curve they were drawn around. Chords of length zero

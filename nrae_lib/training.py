@@ -108,11 +108,7 @@ def fit(
             batches = torch.randperm(len(data), generator=generator, device=device).split(batch_size)
         for index in batches:
             batch = Batch(data, index, graph, generator)
-            loss = reconstruction.loss(model, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            trained.loss[epoch] += loss.detach() * (len(batch.x) / len(data))
+            trained.loss[epoch] += step(model, reconstruction, batch, optimizer) * (len(batch.x) / len(data))
         trained.steps += len(batches)
         if epoch + 1 in frame_epochs:
             trained.frames.append(draw(model))
@@ -124,6 +120,15 @@ def fit(
     _check_finite(trained.loss)
     trained.seconds = seconds_before + time.perf_counter() - started
     return trained
+
+
+def step(model: nn.Module, reconstruction: Reconstruction, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
+    """One step of the optimizer on one batch; returns the loss before it, detached and still on the device."""
+    loss = reconstruction.loss(model, batch)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def _check_finite(loss: Tensor) -> None:
