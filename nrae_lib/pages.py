@@ -237,6 +237,33 @@ def _setting(value):
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def text_table(rows, caption):
+    """Display texts in rows and columns.
+
+    Arguments:
+        rows: label -> {column: text}; a column that a row lacks stays empty.
+        caption: what the table shows.
+    """
+    _display(text_table_html(rows, caption))
+
+
+def text_table_html(rows, caption):
+    """The HTML of `text_table`."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    heads = "".join(f'<th scope="col">{_text(name)}</th>' for name in columns)
+    body = "".join(
+        f'<tr><th scope="row">{_text(label)}</th>'
+        + "".join(f"<td>{_text(row.get(name, ''))}</td>" for name in columns)
+        + "</tr>"
+        for label, row in rows.items()
+    )
+    return _table_box(
+        f'<table class="nrae-table nrae-table-text" aria-label="{_text(caption)}">'
+        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody></table>",
+        caption,
+    )
+
+
 def _two_columns(rows, caption):
     body = "".join(f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in rows)
     table = f'<table class="nrae-table nrae-table-text" aria-label="{_text(caption)}"><tbody>{body}</tbody></table>'
@@ -344,7 +371,7 @@ def verdicts(items):
     """Display one box per claim of the paper: the claim, what was found, and by which preset.
 
     Arguments:
-        items: objects with claim (identifier, paper, section, text), status, statistics and preset.
+        items: objects with claim (identifier, paper, section, text), recipe, status, statistics and preset.
 
     Raises:
         ValueError: an unknown status.
@@ -361,10 +388,11 @@ def verdicts_html(items):
         symbol, colour = _VERDICTS[item.status]
         claim = item.claim
         boxes.append(
-            f'<div class="nrae-verdict" id="claim-{_text(claim.identifier)}" style="{_BOX.format(colour=colour)}">'
+            f'<div class="nrae-verdict" id="claim-{_text(claim.identifier)}-{_text(item.recipe)}" style="{_BOX.format(colour=colour)}">'
             f'<div><span aria-hidden="true" style="color:{colour};font-weight:700">{symbol}</span>'
             f" <strong>{_text(item.status.capitalize())}</strong>"
-            f' <span style="opacity:.8">({_text(item.preset)} preset; {_text(claim.paper)}, {_text(claim.section)})</span></div>'
+            f' <span style="opacity:.8">(recipe {_text(item.recipe)}, preset {_text(item.preset)};'
+            f" {_text(claim.paper)}, {_text(claim.section)})</span></div>"
             f'<div style="margin:.25em 0">Claim: {_text(claim.text)}</div>'
             f"<div>{_text(item.statistics)}</div></div>"
         )

@@ -224,6 +224,7 @@ def perform(run: Run, device: str = "auto", checkpoint: Path | None = None) -> R
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         checkpoint: see :func:`nrae_lib.training.fit`.
     """
+    check_device(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     data = datasets.make(run.data, run.seed, **run.data_options)
@@ -244,6 +245,17 @@ def perform(run: Run, device: str = "auto", checkpoint: Path | None = None) -> R
         run, metrics, loss[shown].tolist(), arrays, trained.seconds, trained.steps / max(trained.seconds, 1e-9),
         {"device": device_name(device), "fingerprint": data.fingerprint, **environment()},
     )  # fmt: skip
+
+
+def check_device(device: str) -> None:
+    """Stop with one sentence if ``device`` is neither "auto" nor a device of this machine."""
+    if device == "auto":
+        return
+    try:
+        torch.empty(0, device=str(device))
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        there = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu (there is no CUDA device here)"
+        raise ValueError(f"device {device!r} cannot be used: choose {there}") from error
 
 
 def frame_epochs(epochs: int) -> tuple[int, ...]:

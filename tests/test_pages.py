@@ -135,7 +135,7 @@ def test_provenance_groups_what_differs():
 
 def verdict(status, text="Claim"):
     claim = SimpleNamespace(identifier="fig4", paper="NRAE", section="Section 4.1", text=text)
-    return SimpleNamespace(claim=claim, status=status, statistics="0.29 < 1.90", preset="quick")
+    return SimpleNamespace(claim=claim, recipe="released", status=status, statistics="0.29 < 1.90", preset="quick")
 
 
 def test_verdicts_say_it_in_words_and_symbols():
@@ -149,13 +149,19 @@ def test_verdicts_say_it_in_words_and_symbols():
         "? Inconclusive",
         "○ Not run",
         "0.29 &lt; 1.90",
-        "quick preset",
+        "recipe released, preset quick",
     ):
         assert expected in text
     assert "<script>" not in html
     assert len(set(re.findall(r"border-left:4px solid (#\w+)", html))) == 4
     with pytest.raises(ValueError, match="unknown status 'maybe'; it must be one of: reproduced, not reproduced"):
         pages.verdicts_html([verdict("maybe")])
+
+
+def test_text_table_keeps_columns_in_line_and_escapes():
+    html = pages.text_table_html({"AE": {"paper": "–"}, "NRAE-L": {"released": "λ <b> 2", "paper": 1}}, "Options")
+    assert plain(html).split() == ["Options", "paper", "released", "AE", "–", "NRAE-L", "1", "λ", "&lt;b&gt;", "2"]
+    assert html.count("<td>") == 5  # the corner and four cells, one of them empty
 
 
 def test_banner_escapes():

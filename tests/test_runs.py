@@ -148,6 +148,7 @@ while True:
 """
 
 
+@pytest.mark.filterwarnings("error")
 def test_killed_while_storing_leaves_no_half_written_result(tmp_path):
     """Kill a process that does nothing but store, at many random moments; a reader never sees a part."""
     store, moments = Store(tmp_path), random.Random(0)
@@ -160,7 +161,7 @@ def test_killed_while_storing_leaves_no_half_written_result(tmp_path):
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
-        result = store.get(RUN)  # a damaged file would warn, and warnings are errors here
+        result = store.get(RUN)  # a damaged file would warn: an error here
         seen += result is not None
         if result is not None:
             assert result.arrays["curve"].shape == (200_000, 2)
@@ -175,6 +176,7 @@ def put_many(folder, start):
         Store(folder).put(small_result(size=1000 * size))
 
 
+@pytest.mark.filterwarnings("error")
 def test_two_processes_that_store_the_same_key_at_once_leave_one_valid_file(tmp_path):
     context = multiprocessing.get_context("fork")
     start = context.Event()
@@ -225,3 +227,9 @@ def test_committed_results_still_hold():
         assert len(peers) >= 5
         assert min(peers) / 1.5 <= new.metrics["test_mse"] <= max(peers) * 1.5
         assert torch.isfinite(torch.tensor(new.history)).all()
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", 3, ""])
+def test_a_device_that_is_not_there_is_one_sentence(device):
+    with pytest.raises(ValueError, match="cannot be used: choose auto"):
+        perform(RUN, device)

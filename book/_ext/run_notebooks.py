@@ -308,10 +308,14 @@ def before_reading(app, config) -> None:
     for event in ("env-before-read-docs", "doctree-resolved"):
         listeners = app.events.listeners[event]
         listeners[:] = [listener for listener in listeners if listener.handler.__module__ != "sphinx_thebe"]
-    # Only a build on GitHub knows the address that the repository button must lead to.
+    # Only a build on GitHub knows the address that the repository and launch buttons must lead to. Binder installs what
+    # environment.yml names, so a launched notebook finds the library.
     if "GITHUB_REPOSITORY" in os.environ:
-        config.html_theme_options["repository_url"] = "https://github.com/" + os.environ["GITHUB_REPOSITORY"]
-        config.html_theme_options["use_repository_button"] = True
+        config.html_theme_options |= {
+            "repository_url": "https://github.com/" + os.environ["GITHUB_REPOSITORY"],
+            "use_repository_button": True,
+            "launch_buttons": {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"},
+        }
     try:
         run_stale_notebooks(Path(app.srcdir).parent, preset_from_environment(), logging.getLogger(__name__).info)
     except NotebookError as error:

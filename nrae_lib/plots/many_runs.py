@@ -58,6 +58,8 @@ def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_a
             axis.set_title(f"recipe: {recipe}" if len(recipes) > 1 else "")
             axis.set_xlim(-0.6, len(method_order) - 0.4)
             axis.set_xticks(range(len(method_order)), [method_label(name) for name in method_order])
+            if beside and len(recipes) * len(method_order) > 10:
+                axis.tick_params(axis="x", labelrotation=40)
             axis.grid(axis="y")
             if logarithmic:
                 axis.set_yscale("log")
@@ -212,7 +214,10 @@ def _draw_heat_maps(figure, axes, maps, value):
         aspect=40,
         label=_option_label(value) + factor,
     )
-    _plain_log_ticks(scale.ax.xaxis)
+    # Matplotlib's own ticks of a short logarithmic scale overlap.
+    ends = np.geomspace(norm.vmin, norm.vmax, 4)
+    scale.set_ticks(ends, labels=[_three_digits(number * 10**power) for number in ends])
+    scale.minorticks_off()
 
 
 def _three_digits(number):
@@ -227,9 +232,11 @@ def _draw_line_search(axis, method, option, means, choice):
         axis.plot(choice[option], means[choice[option]], "o", markersize=13, markerfacecolor="none", color="black")
     if min(numbers) > 0 and max(numbers) > 9 * min(numbers):
         axis.set_xscale("log")
+        _plain_log_ticks(axis.xaxis)
+    if len(numbers) <= 6:
         axis.minorticks_off()
+        axis.set_xticks(numbers, [f"{number:g}" for number in numbers])
     axis.set_yscale("log")
-    axis.set_xticks(numbers, [f"{number:g}" for number in numbers])
     _plain_log_ticks(axis.yaxis)
     axis.grid(axis="y")
     axis.set(title=method_label(method), xlabel=_option_label(option))
