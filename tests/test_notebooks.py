@@ -82,7 +82,11 @@ def test_figure_4_and_table_1_are_the_same_runs():
 
     def experiment(name):
         sources = [cell.source for cell in code_cells(ROOT / "notebooks" / f"{name}.ipynb")]
-        return [source for source in sources if any(word in source for word in ("SETTINGS = {", "def run(", "def all_runs("))]
+        return [
+            source
+            for source in sources
+            if any(word in source for word in ("SETTINGS = {", "def run(", "def all_runs("))
+        ]
 
     first, second = experiment("fig4_sine"), experiment("table1_sine")
     assert len(first) == 3 and first == second
