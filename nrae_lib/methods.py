@@ -164,7 +164,7 @@ class Method:
 
 _NEIGHBORHOOD_OPTIONS = tuple(option.name for option in fields(Neighborhood) if option.name != "order")
 # Both sides of 1, because paper (λ < 1) and released configurations (λ = 2 to 100) disagree; λ -> 0 is the plain AE.
-_NEIGHBORHOOD_SEARCH = {"neighbor_weight": (0.1, 1.0, 10.0, 100.0), "n_neighbors": (2, 4, 8)}
+_NEIGHBORHOOD_SEARCH = {"neighbor_weight": (0.1, 1.0, 10.0, 100.0), "n_neighbors": (2, 4, 8, 16)}
 
 
 def _neighborhood(name: str, title: str, order: int, reference: str) -> Method:
@@ -180,7 +180,7 @@ CATALOGUE: dict[str, Method] = {
         Method("ae", "AE", Point(), reference="Lee, Kwon and Park 2021, section 1"),
         Method(
             "dae", "DAE", Point(corruption=0.1), ("corruption",),
-            {"corruption": (0.001, 0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)},
+            {"corruption": (0.001, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)},
             "Vincent et al. 2008; noise as in Lee, Kwon and Park 2021, supplement 1.2",
         ),
         _neighborhood("nrae_0", "NRAE-0", 0, "ablation: equation 2 without its derivatives"),

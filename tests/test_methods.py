@@ -63,7 +63,7 @@ def test_unknown_method_is_refused_with_the_valid_ones():
 def test_search_candidates_are_valid_and_within_one_budget(name):
     method = methods.get(name)
     candidates = method.candidates()
-    assert len(candidates) in (1, 12)  # nothing to search, or as many as every other method
+    assert len(candidates) in (1, 16)  # nothing to search, or as many as every other method
     for options in candidates:
         method.configure(**options)
 
