@@ -21,7 +21,7 @@ def mean_and_deviation(values):
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_and_deviation):
+def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_and_deviation, logarithmic=None):
     """Every seed's value per method, their mean and standard deviation, and the paper's number beside them.
 
     Arguments:
@@ -31,9 +31,10 @@ def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_a
         paper: method -> (mean, error or None) as printed in the paper, in the unit of `value`; optional.
         ylabel: label of the value axis; `value` when None.
         summary: function of a method's values, (n,) -> (centre, spread); all seeds' mean and deviation by default.
+        logarithmic: whether the value axis is; by default if the largest value is more than 20 times the smallest.
 
     Returns:
-        Figure: the axis is logarithmic when the largest value is more than 20 times the smallest.
+        Figure: one picture per recipe, with the same axes.
     """
     _require_columns(frame, ["method", value])
     paper = paper or {}
@@ -42,7 +43,8 @@ def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_a
     if drawn.empty:
         raise ValueError(f"no finite {value!r} for any of {', '.join(method_order)}: there is nothing to draw")
     everything = [*drawn[value], *(paper[name][0] for name in method_order if paper.get(name))]
-    logarithmic = min(everything) > 0 and max(everything) > 20 * min(everything)
+    if logarithmic is None:
+        logarithmic = min(everything) > 0 and max(everything) > 20 * min(everything)
 
     beside = len(recipes) > 1 and len(method_order) <= 5
     rows, columns = (1, len(recipes)) if beside else (len(recipes), 1)
