@@ -18,12 +18,16 @@ env: .venv/installed  ## install everything, in the pinned versions, into .venv
 # uv rather than pip: it takes exactly the locked files, whatever else this machine's pip is told to look at.
 # Its own version is the one in the lock. Without --without-pip, a Debian Python lacks a package that venv needs.
 .venv/installed: requirements.lock pyproject.toml
-	@python=; for candidate in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11 python; do \
-	    if [ -n "$$candidate" ] && "$$candidate" -c 'import sys, venv, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	@given="$(PYTHON)"; if [ -n "$$given" ]; then set -- "$$given"; \
+	else set -- python3 python3.14 python3.13 python3.12 python3.11 python; fi; \
+	python=; for candidate in "$$@"; do \
+	    if "$$candidate" -c 'import sys, venv, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	    then python="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	    echo "No Python >= 3.11 with pip was found: install one, or name it with  make env PYTHON=/path/to/python" >&2; exit 1; \
+	    if [ -n "$$given" ]; then echo "PYTHON=$$given will not do: it must be a Python >= 3.11 with pip and venv" >&2; \
+	    else echo "No Python >= 3.11 with pip was found: install one, or name it with  make env PYTHON=/path/to/python" >&2; fi; \
+	    exit 1; \
 	fi; \
 	set -e; \
 	echo "Installing into .venv with $$("$$python" --version) (a few minutes the first time)"; \
@@ -58,5 +62,5 @@ lock:  ## pin requirements.lock anew from pyproject.toml (delete it first to tak
 	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    --output-file requirements.lock
 
-clean:  ## remove the site, the executed notebooks and the environment
+clean:  ## remove the site, the executed notebooks, the runs stored in _build and the environment
 	@rm -rf .venv _build book/notebooks book/_static/thumbnails *.egg-info .pytest_cache .ruff_cache

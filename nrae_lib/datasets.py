@@ -71,8 +71,8 @@ def _noisy(clean: Tensor, noise: float, generator: torch.Generator) -> Tensor:
 def _check_counts(n_train: int, n_test: int, noise: float) -> None:
     if n_train < 2 or n_test < 2:
         raise ValueError(f"n_train and n_test must be at least 2, not {n_train} and {n_test}")
-    if noise < 0:
-        raise ValueError(f"noise is a standard deviation and cannot be negative, got {noise}")
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise is a standard deviation, a finite number that cannot be negative, got {noise}")
 
 
 def sine(seed: int, n_train: int = 50, n_test: int = 10_000, noise: float = 0.2, sampling: str = "random") -> Dataset:
@@ -138,10 +138,21 @@ def make(name: str, seed: int, **options) -> Dataset:
     Raises:
         ValueError: for an unknown name or option, naming the valid ones.
     """
+    bound = bound_options(name, options)
+    return DATASETS[name](seed, **bound)
+
+
+def bound_options(name: str, options: dict) -> dict:
+    """All options of the data set ``name``: ``options``, and the defaults of the others.
+
+    Raises:
+        ValueError: for an unknown name or option, naming the valid ones.
+    """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    valid = [option for option in inspect.signature(DATASETS[name]).parameters if option != "seed"]
+    parameters = inspect.signature(DATASETS[name]).parameters
+    defaults = {option: parameter.default for option, parameter in parameters.items() if option != "seed"}
     for option in options:
-        if option not in valid:
-            raise ValueError(f"data set {name!r} has no option {option!r}: choose among {', '.join(valid)}")
-    return DATASETS[name](seed, **options)
+        if option not in defaults:
+            raise ValueError(f"data set {name!r} has no option {option!r}: choose among {', '.join(defaults)}")
+    return {option: type(default)(options.get(option, default)) for option, default in defaults.items()}

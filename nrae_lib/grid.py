@@ -54,6 +54,17 @@ def stored(runs: Iterable[Run], store: Store) -> list[Result]:
     return [result for run in runs if (result := store.get(run)) is not None]
 
 
+def complete(runs: Iterable[Run], store: Store) -> list[Result]:
+    """Stored results of those (recipe, method) groups of ``runs`` of which no run is missing.
+
+    A method with half of its seeds, or half of its search, would pass for a whole one.
+    """
+    groups: dict[tuple[str, str], list[Result | None]] = {}
+    for run in runs:
+        groups.setdefault((run.recipe, run.method), []).append(store.get(run))
+    return [result for group in groups.values() if None not in group for result in group]
+
+
 def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dict]:
     """The options of every method with the lowest mean of ``metric`` over the seeds of a search.
 
@@ -63,18 +74,24 @@ def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dic
 
     Returns:
         method -> options; methods without results are absent, the first of equal candidates wins.
+
+    Raises:
+        ValueError: if the candidates of a method were not tried on the same seeds.
     """
-    values: dict[str, dict[str, list[float]]] = {}
+    values: dict[str, dict[str, dict[int, float]]] = {}
     options = {}
     for result in results:
         key = repr(sorted(result.run.method_options.items()))
         options[key] = result.run.method_options
-        values.setdefault(result.run.method, {}).setdefault(key, []).append(result.metrics[metric])
-    return {
-        method: options[min(means, key=means.get)]
-        for method, candidates in values.items()
-        for means in [{key: sum(found) / len(found) for key, found in candidates.items()}]
-    }
+        tried = values.setdefault(result.run.method, {}).setdefault(key, {})
+        tried[result.run.seed] = result.metrics[metric]
+    chosen = {}
+    for method, candidates in values.items():
+        if len({frozenset(tried) for tried in candidates.values()}) > 1:
+            raise ValueError(f"the search of {method!r} is incomplete: its candidates were tried on different seeds")
+        means = {key: sum(tried.values()) / len(tried) for key, tried in candidates.items()}
+        chosen[method] = options[min(means, key=means.get)]
+    return chosen
 
 
 def _perform_and_store(run: Run, store: Store, device: str) -> Result:
@@ -86,6 +103,19 @@ def _perform_and_store(run: Run, store: Store, device: str) -> Result:
     store.put(result)
     checkpoint.unlink(missing_ok=True)
     return result
+
+
+def agreement(results: Iterable[Result], store: Store) -> str:
+    """One sentence: how far ``results`` repeat those that ``store`` holds of the same runs."""
+    pairs = [(result, other) for result in results if (other := store.get(result.run)) is not None]
+    if not pairs:
+        return "None of these runs is stored elsewhere."
+    same = sum(result.metrics == other.metrics for result, other in pairs)
+    furthest = max(abs(result.metrics["test_mse"] / other.metrics["test_mse"] - 1) for result, other in pairs)
+    return (
+        f"{len(pairs)} of these runs are also among the committed ones: {same} repeat them bit for bit; the largest "
+        f"relative difference of the test MSE is {furthest:.2g}."
+    )
 
 
 def frame(results: Iterable[Result]) -> "pandas.DataFrame":

@@ -62,11 +62,20 @@ def neighborhood_reconstruction(
         x: (B, ...), x_near: (n, B, ...) the data.
         order: 0, 1 or 2.
         neighbor_weight: λ >= 0. The paper states 0 <= λ < 1, its released configurations use 2 to 100.
+        include_center: whether the centre's own term is part of the loss.
+        weighting: "sample" or "equation"; without the centre there is nothing to weigh.
         n_neighbors: k; needed by weighting "equation" only.
 
     Returns:
         Scalar.
+
+    Raises:
+        ValueError: for an unknown weighting, or weighting "equation" without k.
     """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"unknown weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
+    if weighting == "equation" and not n_neighbors:
+        raise ValueError('weighting "equation" needs n_neighbors, the k of the graph')
     sampled = len(z_near)
     if sampled == 0:
         return point_reconstruction(x, decoder(z))

@@ -42,6 +42,9 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
     Arguments:
         code, position: (N,), N >= 2; best evaluated on densely spaced noise-free points.
 
+    Raises:
+        ValueError: if a code is not finite.
+
     Example:
         >>> position = torch.arange(6.0)
         >>> order_breaks(torch.tensor([0.0, 1, 2, 3, 4, 5]), position)
@@ -49,22 +52,30 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
         >>> order_breaks(torch.tensor([3.0, 4, 5, 0, 1, 2]), position)  # one jump: the order is broken once
         1
     """
+    if not torch.isfinite(code).all():
+        raise ValueError("the codes hold NaN or infinite values: the model has diverged")
     ordered = code.double()[position.argsort(stable=True)]
     extent = float(ordered.max() - ordered.min())
     if extent == 0:
         return 1
     steps = ordered.diff()
-    # The trend is the direction of most steps, not of the total change: a jump may exceed all steps together.
-    if (steps < 0).sum() > (steps > 0).sum():
-        steps = -steps
-    breaks, retreat = 0, 0.0
-    for step in [*steps.tolist(), 1.0]:
+    down, up = int((steps < 0).sum()), int((steps > 0).sum())
+    # The trend is the direction of most steps, not of the total change: a jump may exceed all steps together. Without
+    # a trend the better reading counts, because the sign of a code means nothing.
+    readings = [steps] * (up >= down) + [-steps] * (down >= up)
+    return min(_retreats(reading.tolist(), tolerance * extent) for reading in readings)
+
+
+def _retreats(steps: list[float], tolerance: float) -> int:
+    """Maximal stretches without a positive step that lose more than ``tolerance``."""
+    count, retreat = 0, 0.0
+    for step in [*steps, 1.0]:
         if step < 0:
             retreat -= step
         elif step > 0:
-            breaks += retreat > tolerance * extent
+            count += retreat > tolerance
             retreat = 0.0
-    return breaks
+    return count
 
 
 def total_turning(curve: Tensor) -> float:

@@ -155,7 +155,25 @@ class Method:
             if name not in self.options:
                 has = f"choose among {', '.join(self.options)}" if self.options else "it has none"
                 raise ValueError(f"method {self.name!r} has no option {name!r}: {has}")
-        return replace(self.reconstruction, **options)
+        return replace(self.reconstruction, **{name: self._checked(name, value) for name, value in options.items()})
+
+    def _checked(self, name: str, value):
+        """``value`` in the type of the option's default; 1 and 1.0 must be one run, "3" none at all."""
+        wanted = type(getattr(self.reconstruction, name))
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if wanted is float and number:
+            return float(value)
+        if type(value) is not wanted:
+            raise ValueError(
+                f"option {name!r} of method {self.name!r} must be of type {wanted.__name__}, not {value!r}"
+            )
+        return value
+
+    def describe(self, options: dict) -> str:
+        """``options`` in the papers' symbols, such as "λ = 1, k = 8"; the searched ones' defaults, marked, if empty."""
+        term, symbols = self.configure(**options), {"neighbor_weight": "λ", "n_neighbors": "k", "corruption": "σ"}
+        shown = ", ".join(f"{symbols.get(name, name)} = {getattr(term, name)}" for name in options or self.search)
+        return f"{shown} (defaults: no search is stored)" if shown and not options else shown or "none"
 
     def candidates(self) -> list[dict]:
         """All combinations of ``search``, the options that the validation search tries."""

@@ -11,7 +11,7 @@ import html
 import math
 import shlex
 
-from nrae_lib.plots import MANIFOLD_COLOUR, PAGE_STYLE, SAMPLE_COLOUR, method_label
+from nrae_lib.plots import MANIFOLD_COLOUR, PAGE_STYLE, method_label
 
 # --------------------------------------------------------------------------------------------------- parameters
 
@@ -92,7 +92,7 @@ def choose_methods(value, available):
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a text; {valid}")
     names = [name.strip() for name in value.split(",") if name.strip()]
-    if names == ["all"]:
+    if "all" in names:
         return available
     for name in names:
         if name not in available:
@@ -202,10 +202,12 @@ def _printed(cell, digits, missing):
 
 def _ranks(numbers, lower_is_better):
     """Column -> "best" or "second"; empty if there is nothing to compare."""
-    if len(numbers) < 2:
-        return {}
     order = sorted(set(numbers.values()), reverse=not lower_is_better)
+    if len(order) < 2:
+        return {}
     places = dict(zip(order, ("best", "second"), strict=False))
+    if len(order) == 2 and len(numbers) > 2:  # best and the rest: no one is second
+        del places[order[1]]
     return {name: places[number] for name, number in numbers.items() if number in places}
 
 
@@ -235,6 +237,19 @@ def _setting(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table_frame(rows):
+    """The numbers of a `comparison_table` as a DataFrame with columns row, column, value, deviation, for download."""
+    import pandas
+
+    records = []
+    for label, row in rows.items():
+        for name, cell in row.items():
+            value, deviation = cell if isinstance(cell, (tuple, list)) else (cell, None)
+            if value is not None and not isinstance(value, str):
+                records.append({"row": label, "column": name, "value": value, "deviation": deviation})
+    return pandas.DataFrame(records, columns=["row", "column", "value", "deviation"])
 
 
 def text_table(rows, caption):
@@ -275,7 +290,7 @@ def _table_box(table, caption):
     # it can stop there.
     return (
         f'<style>{_STYLE}</style><div class="nrae-table-caption">{_text(caption)}</div>'
-        f'<div class="nrae-table-box" tabindex="0">{table}</div>'
+        f'<div class="nrae-table-box" role="region" aria-label="{_text(caption)}" tabindex="0">{table}</div>'
     )
 
 
@@ -434,7 +449,7 @@ def download_html(frame, filename):
     size = f"{len(text) / 1000:.0f} kB" if len(text) >= 1000 else f"{len(text)} bytes"
     return (
         f'<style>{PAGE_STYLE}</style><a class="nrae-download" download="{_text(filename)}"'
-        f' href="data:text/csv;charset=utf-8;base64,{data}" style="color:{SAMPLE_COLOUR}">'
+        f' href="data:text/csv;charset=utf-8;base64,{data}">'
         f"Download {_text(filename)}</a> ({len(frame)} rows, {size})"
     )
 

@@ -7,13 +7,13 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,7 +27,7 @@ from torch import nn
 import nrae_lib
 from nrae_lib import datasets, measures, methods
 from nrae_lib.models import Network
-from nrae_lib.training import Optimization, fit, write_atomically
+from nrae_lib.training import Optimization, fit, seal, unseal, write_atomically
 
 RECIPES = ("paper", "paper_elu", "released")
 KEEP = ("metrics", "figure", "animation")
@@ -71,13 +71,22 @@ class Run:
             if value not in valid:
                 raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
         methods.get(self.method).configure(**self.method_options)
-        if self.data not in datasets.DATASETS:
-            raise ValueError(f"unknown data set {self.data!r}: choose one of {', '.join(datasets.DATASETS)}")
+        datasets.bound_options(self.data, self.data_options)
 
     @cached_property
     def key(self) -> str:
-        """First 20 hexadecimal digits of the SHA-256 of the run and its method's ``semantics`` as canonical JSON."""
-        content = {**asdict(self), "semantics": methods.get(self.method).semantics}
+        """First 20 hexadecimal digits of the SHA-256 of the run as canonical JSON.
+
+        With all options of data and method, also those left at their defaults, and the method's ``semantics``.
+        The device is not part of it: same key, same numbers bit for bit holds on one kind of machine.
+        """
+        method = methods.get(self.method)
+        content = {
+            **asdict(self),
+            "data_options": datasets.bound_options(self.data, self.data_options),
+            "method_options": asdict(method.configure(**self.method_options)),
+            "semantics": method.semantics,
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     @property
@@ -126,19 +135,19 @@ class Result:
         text = json.dumps({"run": asdict(self.run), **content})
         buffer = io.BytesIO()
         np.savez_compressed(buffer, result=np.frombuffer(text.encode(), np.uint8), **self.arrays)
-        return buffer.getvalue()
+        return seal(buffer.getvalue())  # what follows a zip file disturbs no reader of npz files
 
     @staticmethod
     def from_bytes(content: bytes) -> "Result":
         """Inverse of :meth:`to_bytes`; ValueError if ``content`` is damaged."""
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            with np.load(io.BytesIO(unseal(content)), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             fields = json.loads(arrays.pop("result").tobytes())
             run = Run.from_dict(fields.pop("run"))
             return Result(run=run, arrays=arrays, **fields)
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:
-            raise ValueError(f"not a stored result: {error}") from error
+        except Exception as error:  # whatever zip, JSON or numpy make of a file that is not ours
+            raise ValueError(str(error)) from error
 
 
 def project_root() -> Path:
@@ -157,13 +166,15 @@ class Store:
     def of(preset: str, experiment: str) -> "Store":
         """Where a preset's results live: ``results/<experiment>`` (committed) for "paper", else a scratch folder.
 
-        The scratch folder is ``$NRAE_RESULTS``, by default ``_build/results`` in the checkout.
+        The scratch folder is ``$NRAE_RESULTS``, by default ``_build/results`` in the checkout, and in it one folder for
+        each state of the library's code, so that what an edit may have changed is computed again. Committed
+        results outlive edits; ``semantics`` and a test that trains some of them again guard those.
         """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
         if preset == "paper":
             return Store(project_root() / "results" / experiment)
-        return Store(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results")
+        return Store(Path(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results") / _code())
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.key}.npz"
@@ -177,8 +188,8 @@ class Store:
                 raise ValueError("it belongs to another run")
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            warnings.warn(f"stored result {path} is damaged ({error}) and will be computed again", stacklevel=2)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"stored result {path} cannot be used ({error}) and will be computed again", stacklevel=2)
             return None
         return result
 
@@ -189,7 +200,7 @@ class Store:
             try:
                 result = Result.from_bytes(path.read_bytes())
             except ValueError as error:
-                warnings.warn(f"stored result {path} is damaged ({error}) and is left out", stacklevel=2)
+                warnings.warn(f"stored result {path} cannot be used ({error}) and is left out", stacklevel=2)
                 continue
             if result.run.key == path.stem:
                 found.append(result)
@@ -236,6 +247,8 @@ def perform(run: Run, device: str = "auto", checkpoint: Path | None = None) -> R
         lambda current: learned_curve(current, train, _FRAME_POINTS), checkpoint,
     )  # fmt: skip
     metrics, arrays = _measure(model, train, test, data, run.keep)
+    if not all(map(math.isfinite, metrics.values())):
+        raise FloatingPointError("a measure of the trained model is not finite: lower the learning rate")
     if trained.frames:
         arrays["frames"] = torch.stack(trained.frames).cpu().numpy().astype(np.float16)
         arrays["frame_epochs"] = np.array(frame_epochs(run.optimization.epochs))
@@ -327,6 +340,16 @@ def environment() -> dict[str, str]:
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+@cache
+def _code() -> str:
+    """First 12 hexadecimal digits of the SHA-256 of the modules that decide what a run gives."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in ("taylor", "graph", "datasets", "models", "losses", "measures", "methods", "training", "runs"):
+        digest.update((here / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @cache

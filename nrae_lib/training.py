@@ -1,8 +1,12 @@
 """The training loop: data stays on the device, nothing waits for the host inside an epoch, resume is exact."""
 
+import copy
+import hashlib
+import io
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +43,15 @@ class Optimization:
                 f"epochs, batch_size and decay_every must be at least 1, not {self.epochs}, {self.batch_size}, "
                 f"{self.decay_every}"
             )
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be a positive number, not {self.learning_rate}")
+        if (
+            not 0 < self.learning_rate < float("inf")
+            or not 0 < self.decay_factor <= 1
+            or not 0 <= self.decay_start <= 1
+        ):
+            raise ValueError(
+                f"learning_rate must be positive, decay_factor in (0, 1] and decay_start in [0, 1], not "
+                f"{self.learning_rate}, {self.decay_factor} and {self.decay_start}"
+            )
 
     def rate(self, epoch: int) -> float:
         """Learning rate of ``epoch`` (counted from 0)."""
@@ -82,6 +93,8 @@ def fit(
     Raises:
         ValueError: for empty data, NaN or infinity in the data, or an impossible graph.
         FloatingPointError: when the loss is no longer finite, naming the first epoch in which it was not.
+
+    Subnormal numbers count as zero in this process from here on (``torch.set_flush_denormal``).
     """
     check_points(data, "training data")
     device = next(model.parameters()).device
@@ -118,6 +131,9 @@ def fit(
             _save(checkpoint, model, optimizer, generator, trained, epoch + 1)
             saved = time.perf_counter()
     _check_finite(trained.loss)
+    # The loss of an epoch is that before its last step, which may have been the one that exploded.
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise FloatingPointError("the weights are no longer finite after the last step: lower the learning rate")
     trained.seconds = seconds_before + time.perf_counter() - started
     return trained
 
@@ -156,29 +172,46 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _save(path, model, optimizer, generator, trained, epoch) -> None:
-    import io
-
     buffer = io.BytesIO()
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
-         "trained": vars(trained), "epoch": epoch}, buffer,
-    )  # fmt: skip
-    write_atomically(path, buffer.getvalue())
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
+             "trained": vars(trained), "epoch": epoch, "device": generator.device.type}  # fmt: skip
+    torch.save(state, buffer)
+    try:
+        write_atomically(path, seal(buffer.getvalue()))
+    except OSError as error:
+        # A full disk must not end the training that the checkpoint is there to protect.
+        warnings.warn(f"checkpoint {path} could not be written: {error}", stacklevel=3)
 
 
 def _resume(path, model, optimizer, generator, trained) -> int:
     """Load the state of training; the epoch to go on with (0 without a usable checkpoint)."""
     if path is None or not path.exists():
         return 0
+    fresh = [copy.deepcopy(part.state_dict()) for part in (model, optimizer)]
     try:
-        state = torch.load(path, map_location=trained.loss.device, weights_only=True)
+        state = torch.load(io.BytesIO(unseal(path.read_bytes())), map_location=trained.loss.device, weights_only=True)
+        if state["device"] != generator.device.type:
+            raise ValueError(f"it was made on {state['device']}, whose random numbers differ")
         model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"].cpu())
     except Exception as error:
-        import warnings
-
-        warnings.warn(f"checkpoint {path} cannot be read ({error}): training starts from the beginning", stacklevel=3)
+        warnings.warn(f"checkpoint {path} is not used ({error}): training starts from the beginning", stacklevel=3)
+        for part, content in zip((model, optimizer), fresh, strict=True):
+            part.load_state_dict(content)
         return 0
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["generator"].cpu())
     vars(trained).update(state["trained"])
     return state["epoch"]
+
+
+def seal(content: bytes) -> bytes:
+    """``content`` followed by its SHA-256, so that :func:`unseal` tells every damaged file."""
+    return content + hashlib.sha256(content).digest()
+
+
+def unseal(sealed: bytes) -> bytes:
+    """What :func:`seal` was given; ValueError if the file is damaged."""
+    content, digest = sealed[:-32], sealed[-32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its checksum does not match")
+    return content

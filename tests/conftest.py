@@ -22,14 +22,15 @@ def copy_sources(copy: Path) -> None:
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, copy / name, ignore=skip)
     shutil.rmtree(copy / "book" / "notebooks", ignore_errors=True)
-    shutil.copy(ROOT / "_config.yml", copy)
+    for name in ("_config.yml", "requirements.lock"):
+        shutil.copy(ROOT / name, copy)
 
 
 def build(copy: Path) -> tuple[int, str]:
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "book/", "-n", "-W", "--keep-going"]
-    environment = os.environ | {"NRAE_PRESET": "smoke"}
-    for own in ("NRAE_RESULTS", "GITHUB_REPOSITORY"):
-        environment.pop(own, None)
+    # As on GitHub: the launch and repository buttons are part of the book that is tested.
+    environment = os.environ | {"NRAE_PRESET": "smoke", "GITHUB_REPOSITORY": "example/nrae"}
+    environment.pop("NRAE_RESULTS", None)
     result = subprocess.run(
         command, cwd=copy, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200
     )

@@ -4,11 +4,15 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import run_notebooks
 import yaml
@@ -25,10 +29,10 @@ def toc_pages() -> list[str]:
     return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
 
 
-def write_notebook(root: Path, name: str, *sources: str, results: tuple[str, ...] = ()) -> None:
+def write_notebook(root: Path, name: str, *sources: str, results: tuple[str, ...] = (), **declared) -> None:
     parameters = nbformat.v4.new_code_cell("preset = 'quick'", metadata={"tags": ["parameters"]})
     cells = [nbformat.v4.new_markdown_cell(f"# {name}"), parameters, *map(nbformat.v4.new_code_cell, sources)]
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"nrae": {"results": list(results)}})
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"nrae": {"results": list(results), **declared}})
     (root / "notebooks").mkdir(exist_ok=True)
     nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
 
@@ -63,6 +67,7 @@ def project(tmp_path) -> Path:
         path = tmp_path / "nrae_lib" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    (tmp_path / "requirements.lock").write_text("numpy==2.4.0\n")
     (tmp_path / "nrae_lib" / "reported" / "paper.csv").write_text("method,mse\n")
     (tmp_path / "results" / "sine").mkdir(parents=True)
     (tmp_path / "results" / "sine" / "run.json").write_text("{}")
@@ -109,6 +114,7 @@ def test_every_form_of_import_is_seen(source, package, expected):
         ("results/sine/run.json", {"compares"}),
         ("results/sine/another_run.npz", {"compares"}),
         ("results/swissroll/run.json", set()),
+        ("requirements.lock", {"learns", "compares", "draws", "alone"}),
         ("book/method.md", set()),
     ],
 )
@@ -205,6 +211,72 @@ def test_a_kernel_that_dies_is_reported_too(project):
         run_stale_notebooks(project, "quick", say=lambda line: None)
 
 
+def test_pages_about_the_others_wait_for_them(project):
+    """Under the paper preset `alone` fills a results folder; only then can `compares` be found stale, or shown."""
+    write_notebook(
+        project, "compares", "print(open('results/sine/new.json').read())", results=("sine",), after_others=True
+    )
+    pretend_all_ran(project, "paper")
+    write_notebook(project, "alone", "open('results/sine/new.json', 'w').write('new')", results=("sine",))
+    assert stale_pages(project, "paper") == {"alone"}
+    assert run_stale_notebooks(project, "paper", say=lambda line: None) == ["alone", "compares"]
+    assert stale_pages(project, "paper") == set()
+
+
+def test_other_presets_do_not_take_in_results_that_appear_meanwhile(project):
+    write_notebook(project, "alone", "open('results/sine/new.json', 'w').write('new')", results=("sine",))
+    run_stale_notebooks(project, "quick", say=lambda line: None)
+    assert why_stale(project, "alone", "quick") == "stale: results/sine/new.json is new"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_stopping_a_build_stops_its_kernels(project, number):
+    sleep = "import os, time; open(f'{preset}-%s.pid', 'w').write(str(os.getpid())); time.sleep(600)"
+    for name in ("alone", "draws", "learns", "compares"):
+        write_notebook(project, name, sleep % name)
+    code = "import sys, run_notebooks; run_notebooks.run_stale_notebooks(run_notebooks.Path(sys.argv[1]), 'quick')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "book" / "_ext")}
+    # As from a terminal: a process in the background of a script ignores Ctrl-C.
+    build = subprocess.Popen(
+        [sys.executable, "-c", "import signal; signal.signal(2, signal.default_int_handler); " + code, project],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not any(path.read_text() for path in project.glob("quick-*.pid")):
+        assert build.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    build.send_signal(number)
+    assert build.wait(timeout=60) not in (None, 0)
+    kernels = [int(path.read_text()) for path in project.glob("quick-*.pid") if path.read_text()]
+    while any(psutil.pid_exists(kernel) and psutil.Process(kernel).status() != "zombie" for kernel in kernels):
+        assert time.monotonic() < deadline, "a kernel outlived its build"
+        time.sleep(0.1)
+    assert stale_pages(project) == {"alone", "draws", "learns", "compares"}
+
+
+def test_a_second_build_waits_and_clears_up_after_a_killed_one(project):
+    draft = project / "_build" / "papermill" / "alone.123.ipynb"
+    draft.parent.mkdir(parents=True)
+    draft.touch()
+    lines, second = [], threading.Thread(target=lambda: run_stale_notebooks(project, "quick", say=lines.append))
+    with run_notebooks.one_build_at_a_time(project, say=lines.append):
+        second.start()
+        while not lines and second.is_alive():
+            time.sleep(0.05)
+        assert lines == ["another build is running the notebooks; waiting for it"]
+        assert draft.exists()
+    second.join()
+    assert not draft.exists()
+
+
+def test_the_preset_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("NRAE_PRESET", "")
+    assert run_notebooks.preset_from_environment() == "quick"
+    monkeypatch.setenv("NRAE_PRESET", "fast")
+    with pytest.raises(NotebookError, match="'fast'; it must be one of: smoke, quick, paper"):
+        run_notebooks.preset_from_environment()
+
+
 def test_the_marked_picture_becomes_the_thumbnail(project):
     def shown(pixel, **metadata):
         return nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=metadata)
@@ -242,6 +314,13 @@ def test_book_builds_without_a_warning(built_book):
         assert re.search(rf"{name}: finished in \d+ s", built_book.log)
     for page in toc_pages():
         assert (built_book.site / f"{page}.html").exists()
+
+
+def test_a_notebook_page_launches_its_source(built_book):
+    page = (built_book.site / "notebooks" / "fig7_swissroll.html").read_text(encoding="utf-8")
+    (launch,) = set(re.findall(r'href="(https://mybinder\.org/[^"]*)"', page))
+    assert launch.startswith("https://mybinder.org/v2/gh/example/nrae/main?")
+    assert launch.endswith("notebooks/fig7_swissroll.ipynb")
 
 
 def test_site_is_complete_in_itself(built_book):

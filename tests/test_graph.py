@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nrae_lib import graph
 from nrae_lib.graph import knn_graph, sample_neighbors
@@ -62,20 +63,34 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     assert torch.equal(knn_graph(points, 4), whole)
 
 
-def test_memory_stays_bounded(monkeypatch):
-    """No temporary larger than the stated bound: never an N x N matrix."""
-    monkeypatch.setattr(graph, "_BLOCK_BYTES", 2**20)
-    largest = []
-    original = torch.addmm
+class LargestTensor(TorchDispatchMode):
+    """Records the bytes of the largest tensor any operation returns."""
 
-    def recording(*arguments, **options):
-        result = original(*arguments, **options)
-        largest.append(result.numel() * result.element_size())
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel() * tensor.element_size())
         return result
 
-    monkeypatch.setattr(torch, "addmm", recording)
-    knn_graph(torch.randn(3000, 2, generator=torch.Generator().manual_seed(2)), 3)
-    assert 0 < max(largest) <= 2**20 < 3000 * 3000 * 8
+
+@pytest.mark.parametrize("features", [2, 40])
+def test_memory_stays_bounded(features, monkeypatch):
+    """No temporary larger than the stated bound or the data: never an N x N matrix."""
+    monkeypatch.setattr(graph, "_BLOCK_BYTES", 2**20)
+    points = torch.randn(3000, features, generator=torch.Generator().manual_seed(2))
+    with LargestTensor() as watch:
+        knn_graph(points, 3)
+    assert 0 < watch.largest <= max(2**20, 3000 * features * 8) < 3000 * 3000 * 8
+
+
+def test_clusters_far_apart_are_still_exact():
+    """The usual expansion of the squared distance gets most of these rows wrong."""
+    cluster = torch.rand(60, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    points = torch.cat([cluster - 1e8, cluster + 1e8])
+    assert knn_graph(points, 4).tolist() == brute_force(points, 4)
 
 
 def test_far_from_the_origin_distances_do_not_cancel():
@@ -88,7 +103,10 @@ def test_far_from_the_origin_distances_do_not_cancel():
     [
         (torch.zeros(5, 2), 5, "between 1 and 4 for 5 points, not 5"),
         (torch.zeros(5, 2), 0, "between 1 and 4"),
+        (torch.zeros(5, 2), 2.0, "between 1 and 4 for 5 points, not 2.0"),
         (torch.zeros(0, 2), 1, "no points"),
+        (torch.zeros(1, 2), 1, "only one"),
+        (torch.tensor([[1e200], [-1e200], [3e200]], dtype=torch.float64), 1, "distances overflow"),
         (torch.tensor([[0.0], [float("nan")], [1.0]]), 1, "NaN or infinite"),
     ],
 )

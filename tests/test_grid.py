@@ -44,7 +44,7 @@ def test_damaged_result_is_computed_again(tmp_path):
     store = Store(tmp_path)
     (good,) = grid.run_all(RUNS[:1], store, "cpu", progress=False)
     store.path(RUNS[0]).write_bytes(b"PK damaged")
-    with pytest.warns(UserWarning, match="damaged"):
+    with pytest.warns(UserWarning, match="cannot be used"):
         (again,) = grid.run_all(RUNS[:1], store, "cpu", progress=False)
     assert again.metrics == good.metrics
     assert store.get(RUNS[0]).metrics == good.metrics
@@ -94,7 +94,10 @@ from nrae_lib import grid, training
 from nrae_lib.runs import Store
 from tests.test_grid import LONG
 training.fit.__defaults__ = (*training.fit.__defaults__[:-1], 0.05)  # a checkpoint every 50 ms
+steps, step = [], training.step
+training.step = lambda *arguments: steps.append(None) or step(*arguments)
 grid.run_all([LONG], Store(sys.argv[1]), "cpu", progress=False)
+print(len(steps))
 """
 
 
@@ -106,7 +109,9 @@ def test_killed_again_and_again_and_resumed_equals_uninterrupted(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": str(__import__("torch").get_num_threads())}
     kills = 0
     for _ in range(200):
-        driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=ROOT, env=environment)
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(tmp_path)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        )
         checkpoint = store.checkpoint(LONG)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         while driver.poll() is None and kills < 4:
@@ -115,9 +120,11 @@ def test_killed_again_and_again_and_resumed_equals_uninterrupted(tmp_path):
                 kills += 1
                 break
             time.sleep(0.005)
-        if driver.wait() == 0:
+        output, _ = driver.communicate()
+        if driver.returncode == 0:
             break
     assert kills >= 2
+    assert int(output) < LONG.optimization.epochs, "the last process started from the beginning"
     result = store.get(LONG)
     assert result.metrics == uninterrupted.metrics
     assert result.history == uninterrupted.history
@@ -148,6 +155,31 @@ def test_the_choice_is_the_lowest_mean_over_seeds():
         "dae": {"corruption": 0.1},  # equal: the first
     }
     assert grid.choose([]) == {}
+
+
+def test_a_search_on_unequal_seeds_is_refused():
+    results = [*searched("dae", {"corruption": 0.1}, [0.3, 0.3]), *searched("dae", {"corruption": 0.2}, [0.1])]
+    with pytest.raises(ValueError, match="search of 'dae' is incomplete"):
+        grid.choose(results)
+
+
+def test_half_a_group_does_not_pass_for_a_whole_one(tmp_path):
+    store = Store(tmp_path)
+    whole = [replace(RUN, seed=seed) for seed in range(2)]
+    half = [replace(RUN, method="ae", seed=seed) for seed in range(2)]
+    for run in (*whole, half[0]):
+        store.put(small_result(run))
+    assert [result.run for result in grid.complete([*half, *whole], store)] == whole
+
+
+def test_agreement_counts_repeated_runs(tmp_path):
+    store = Store(tmp_path)
+    store.put(replace_metrics(small_result(RUN), 0.5))
+    store.put(replace_metrics(small_result(RUNS[1]), 0.4))
+    fresh = [replace_metrics(small_result(run), 0.5) for run in RUNS[:3]]
+    sentence = grid.agreement(fresh, store)
+    assert "2 of these runs" in sentence and "1 repeat them bit for bit" in sentence and "0.25" in sentence
+    assert "None of these" in grid.agreement(fresh[2:], store)
 
 
 def test_frame_has_a_row_per_result():

@@ -124,6 +124,14 @@ def test_equation_weighting_estimates_equation_3_without_bias():
     torch.testing.assert_close(torch.stack(singles).mean(), everything)
 
 
+def test_an_unknown_weighting_is_refused():
+    decoder, data = network("elu"), sample()
+    with pytest.raises(ValueError, match="unknown weighting 'equaton': choose one of sample, equation"):
+        neighborhood_reconstruction(decoder, *data, 1, 1.0, weighting="equaton")
+    with pytest.raises(ValueError, match="needs n_neighbors"):
+        neighborhood_reconstruction(decoder, *data, 1, 1.0, weighting="equation")
+
+
 def test_without_the_centre_lambda_is_a_common_factor():
     decoder, data = network("elu"), sample()
     one, hundred = (

@@ -50,6 +50,16 @@ def test_order_breaks(code, breaks):
     assert measures.order_breaks(torch.tensor(code, dtype=torch.float32)[shuffled], position[shuffled]) == breaks
 
 
+def test_order_breaks_does_not_depend_on_the_sign_of_the_code():
+    code, position = torch.tensor([0.0, 1, 0, 1, 0, -1, 0]), torch.arange(7.0)
+    assert measures.order_breaks(code, position) == measures.order_breaks(-code, position)
+
+
+def test_a_diverged_model_is_not_in_the_right_order():
+    with pytest.raises(ValueError, match="diverged"):
+        measures.order_breaks(torch.tensor([0.0, float("nan"), 1.0]), torch.arange(3.0))
+
+
 def test_a_slow_retreat_over_many_points_is_one_break():
     code = torch.cat([torch.linspace(0, 1, 500), torch.linspace(1, 0.9, 100), torch.linspace(0.9, 2, 500)])
     assert measures.order_breaks(code, torch.arange(1100.0)) == 1

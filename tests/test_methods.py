@@ -78,6 +78,11 @@ def test_search_candidates_are_valid_and_within_one_budget(name):
         ("nrae_q", {"neighbors_per_point": 9}, "at most n_neighbors"),
         ("nrae_q", {"neighbors_per_point": 0}, "at least 1"),
         ("nrae_q", {"weighting": "mean"}, "choose one of sample, equation"),
+        ("nrae_l", {"n_neighbors": "3"}, "must be of type int, not '3'"),
+        ("nrae_l", {"n_neighbors": 2.5}, "must be of type int"),
+        ("nrae_l", {"neighbor_weight": "1"}, "must be of type float"),
+        ("nrae_l", {"replace": "yes"}, "must be of type bool"),
+        ("dae", {"corruption": True}, "must be of type float"),
     ],
 )
 def test_values_out_of_range_are_refused(name, options, sentence):

@@ -227,6 +227,7 @@ def test_scrubber_plays_in_a_browser(tmp_path):
         picture = "canvas => canvas.toDataURL()"
         page.wait_for_function("document.querySelectorAll('canvas[style*=height]').length === 2")
         assert first.locator(".nrae-scrubber-step").inner_text() == "epoch 30"
+        assert first.locator("input").get_attribute("aria-label") == "epoch: training"
         last = first.locator("canvas").evaluate(picture)
 
         first.locator("input").focus()
@@ -234,13 +235,12 @@ def test_scrubber_plays_in_a_browser(tmp_path):
         assert first.locator(".nrae-scrubber-step").inner_text() == "epoch 0"
         assert first.locator("input").get_attribute("aria-valuetext") == "epoch 0"
         assert second.locator(".nrae-scrubber-step").inner_text() == "epoch 30"
-        page.wait_for_timeout(100)
+        changed = "old => document.querySelector('.nrae-scrubber canvas').toDataURL() !== old"
+        page.wait_for_function(changed, arg=last)
         start = first.locator("canvas").evaluate(picture)
-        assert start != last
 
         page.evaluate("document.body.style.color = '#eee'; document.documentElement.dataset.theme = 'dark'")
-        page.wait_for_timeout(100)
-        assert first.locator("canvas").evaluate(picture) != start
+        page.wait_for_function(changed, arg=start)
 
         button = first.locator("button")
         button.press("Enter")

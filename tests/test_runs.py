@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from nrae_lib import methods
+from nrae_lib import methods, runs
 from nrae_lib.models import Network
 from nrae_lib.runs import Result, Run, Store, frame_epochs, perform
 from nrae_lib.training import Optimization
@@ -41,8 +41,25 @@ def test_key_covers_everything_that_decides_the_result():
 
 def test_key_is_stable_across_processes_and_releases():
     """A changed key orphans every committed result: raise a method's semantics instead, on purpose."""
-    assert RUN.key == "2fad04cd5f4ba80e48c1"
+    assert RUN.key == "6f02ea2bd0034b2fec3b"
     assert Run.from_dict(asdict(RUN)).key == RUN.key
+
+
+def test_equal_runs_have_equal_keys_however_they_are_written():
+    def written(**options):
+        return replace(RUN, method_options=options)
+
+    assert written(neighbor_weight=1).key == written(neighbor_weight=1.0).key == RUN.key
+    assert written(n_neighbors=5).key == RUN.key, "the default, written out"
+    assert replace(RUN, data_options={"n_test": 100, "noise": 0.2}).key == RUN.key
+
+
+def test_a_changed_default_changes_the_key(monkeypatch):
+    """Or a stored result would answer for a loss that it was not trained with."""
+    old, entry = RUN.key, methods.CATALOGUE["nrae_l"]
+    changed = replace(entry, reconstruction=replace(entry.reconstruction, n_neighbors=9))
+    monkeypatch.setitem(methods.CATALOGUE, "nrae_l", changed)
+    assert Run.from_dict(asdict(RUN)).key != old
 
 
 def test_raising_the_semantics_changes_the_key(monkeypatch):
@@ -60,6 +77,7 @@ def test_raising_the_semantics_changes_the_key(monkeypatch):
         ({"recipe": "mine"}, "unknown recipe 'mine': choose one of paper"),
         ({"keep": "all"}, "unknown keep 'all'"),
         ({"method_options": {"k": 3}}, "has no option 'k'"),
+        ({"data_options": {"nosie": 1}}, "has no option 'nosie'"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_runs(change, sentence):
@@ -122,7 +140,7 @@ def test_damaged_result_counts_as_missing_with_one_sentence(kind, tmp_path):
     store.put(perform(RUN, "cpu"))
     path = store.path(RUN)
     path.write_bytes(damage_by(kind, path.read_bytes()))
-    with pytest.warns(UserWarning, match="is damaged .* will be computed again"):
+    with pytest.warns(UserWarning, match="cannot be used .* will be computed again"):
         assert store.get(RUN) is None
     with pytest.warns(UserWarning, match="is left out"):
         assert store.all() == []
@@ -197,12 +215,29 @@ def test_two_processes_that_store_the_same_key_at_once_leave_one_valid_file(tmp_
 def test_stores_of_the_presets(monkeypatch, tmp_path):
     monkeypatch.delenv("NRAE_RESULTS", raising=False)
     assert Store.of("paper", "sine").folder == ROOT / "results" / "sine"
-    assert Store.of("quick", "sine").folder == ROOT / "_build" / "results"
+    assert Store.of("quick", "sine").folder.parent == ROOT / "_build" / "results"
     monkeypatch.setenv("NRAE_RESULTS", str(tmp_path))
-    assert Store.of("smoke", "sine").folder == tmp_path
+    assert Store.of("smoke", "sine").folder.parent == tmp_path
     assert Store.of("paper", "sine").folder == ROOT / "results" / "sine"
     with pytest.raises(ValueError, match="unknown preset 'fast': choose one of smoke, quick, paper"):
         Store.of("fast", "sine")
+
+
+def test_an_edit_of_the_library_leaves_quick_results_behind(monkeypatch, tmp_path):
+    """What an edit may have changed is computed again; committed results stay where they are."""
+    monkeypatch.setenv("NRAE_RESULTS", str(tmp_path))
+    before = Store.of("quick", "sine").folder
+    runs._code.cache_clear()
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "losses.py"))
+    assert Store.of("quick", "sine").folder != before
+    runs._code.cache_clear()
+
+
+def test_a_model_that_diverged_in_its_last_step_is_not_a_result():
+    for name in ("ae", "nrae_q"):
+        with pytest.raises(FloatingPointError, match="lower the learning rate"):
+            perform(replace(RUN, method=name, optimization=Optimization(1, 50, 1e38)), "cpu")
 
 
 def committed():
@@ -217,6 +252,8 @@ def test_committed_results_still_hold():
     """Training is chaotic across machines, so the metric must lie within the committed seeds' own range, widened
     by half; on the machine that made them it is equal."""
     chosen = committed()
+    if not (ROOT / "results").is_dir():
+        pytest.skip("this copy has no committed results")
     assert len(chosen) == 3
     everything = Store(ROOT / "results" / "swissroll").all()
     for old in chosen:

@@ -1,5 +1,7 @@
 """The training loop: reproducible, resumable bit for bit, and clear about what went wrong."""
 
+import io
+
 import pytest
 import torch
 
@@ -70,7 +72,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("batch_size", [8, 20])
-@pytest.mark.parametrize("die_at", [1, 5, 9])
+@pytest.mark.parametrize("die_at", [2, 5, 9])
 def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, tmp_path):
     frames = (0, 3, 6, 12)
     whole, uninterrupted = train(batch_size=batch_size, frame_epochs=frames, draw=draw)
@@ -86,7 +88,12 @@ def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, tmp_path):
     every = tuple(range(13))  # recorded each epoch only so that the callback can die in the middle
     with pytest.raises(Killed):
         train(batch_size=batch_size, frame_epochs=every, draw=dying, checkpoint=checkpoint, checkpoint_seconds=0)
-    resumed, rest = train(batch_size=batch_size, frame_epochs=every, draw=draw, checkpoint=checkpoint)
+    drawn = []
+    resumed, rest = train(
+        batch_size=batch_size, frame_epochs=every, draw=lambda model: drawn.append(None) or draw(model),
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    assert len(drawn) == 13 - die_at, "it started from the beginning"
     assert torch.equal(weights(resumed), weights(whole))
     assert torch.equal(rest.loss, uninterrupted.loss)
     assert rest.steps == uninterrupted.steps
@@ -95,13 +102,73 @@ def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, tmp_path):
         assert torch.equal(rest.frames[epoch], frame)
 
 
-def test_damaged_checkpoint_starts_from_the_beginning_with_a_warning(tmp_path):
+def interrupted(checkpoint):
+    """A checkpoint after some of the epochs of ``train()``."""
+
+    def dying(model):
+        if checkpoint.exists():
+            raise Killed
+        return draw(model)
+
+    with pytest.raises(Killed):
+        train(frame_epochs=tuple(range(13)), draw=dying, checkpoint=checkpoint, checkpoint_seconds=0)
+
+
+@pytest.mark.parametrize("damage", ["half", "flipped", "empty", "other device", "other network"])
+def test_unusable_checkpoint_starts_from_the_beginning_with_one_warning(damage, tmp_path):
     whole, _ = train()
     checkpoint = tmp_path / "state"
-    checkpoint.write_bytes(b"half a file")
-    with pytest.warns(UserWarning, match="cannot be read"):
+    interrupted(checkpoint)
+    content = checkpoint.read_bytes()
+    middle = len(content) // 2
+    if damage.startswith("other"):
+        state = torch.load(io.BytesIO(training.unseal(content)), weights_only=True)
+        if damage == "other device":
+            state["device"] = "cuda"
+        else:
+            state["model"]["decoder.2.bias"] = torch.zeros(7)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = training.seal(buffer.getvalue())
+    else:
+        content = {"half": content[:middle], "empty": b"",
+                   "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[damage]  # fmt: skip
+    checkpoint.write_bytes(content)
+    with pytest.warns(UserWarning, match="is not used") as warned:
         again, _ = train(checkpoint=checkpoint)
+    assert len(warned) == 1
     assert torch.equal(weights(again), weights(whole))
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
+    whole, _ = train()
+
+    def full_disk(path, content):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(training, "write_atomically", full_disk)
+    with pytest.warns(UserWarning, match="could not be written: no space left"):
+        again, _ = train(checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_every_epoch_trains_at_its_rate(monkeypatch):
+    rates = []
+    original = training.step
+
+    def recording(model, reconstruction, batch, optimizer):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return original(model, reconstruction, batch, optimizer)
+
+    monkeypatch.setattr(training, "step", recording)
+    train("ae", batch_size=20)
+    schedule = Optimization(12, 20, 1e-3, decay_start=0.5, decay_every=2)
+    assert rates == [schedule.rate(epoch) for epoch in range(12)] and len(set(rates)) == 3
+
+
+def test_an_explosion_in_the_very_last_step_is_noticed():
+    with pytest.raises(FloatingPointError, match="no longer finite"):
+        train("ae", epochs=1, batch_size=20, learning_rate=1e38)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +177,7 @@ def test_damaged_checkpoint_starts_from_the_beginning_with_a_warning(tmp_path):
         (torch.zeros(0, 2), "training data is empty"),
         (torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [2.0, 2.0]]), "NaN or infinite values in 1 of 3"),
         (torch.zeros(4, 2), "between 1 and 3 for 4 points, not 5"),
+        (torch.zeros(1, 2), "only one"),
     ],
 )
 def test_impossible_data_stop_with_one_sentence(data, sentence):

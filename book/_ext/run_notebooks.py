@@ -1,30 +1,36 @@
 """Sphinx extension: before the book is read, run every notebook that is missing or stale.
 
 A page is stale when something that decides it has changed: its notebook, the preset, a module of nrae_lib that it
-imports (directly or not), or a folder of committed results that it declares in its metadata
+imports (directly or not), the pinned versions, or a folder of committed results that it declares in its metadata
 (``{"nrae": {"results": ["sine"]}}``). The hashes of all these lie beside each executed page, so that
 
     python book/_ext/run_notebooks.py --status
 
-says what would run, and why. The preset is ``$NRAE_PRESET``, or ``quick``.
+says what would run, and why. The preset is ``$NRAE_PRESET``, or ``quick``. A notebook that shows what the others found
+(``{"nrae": {"after_others": true}}``) runs when they are done.
 """
 
 import argparse
 import ast
 import base64
+import fcntl
 import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PACKAGE = "nrae_lib"
+PRESETS = ("smoke", "quick", "paper")
 SECONDS_BETWEEN_REPORTS = 15
 # Cells that papermill adds, and that a reader of the notebook does not count.
 ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
@@ -98,7 +104,7 @@ def python_sources(notebook: dict) -> list[str]:
 
 def ingredients(root: Path, name: str, preset: str) -> dict[str, str]:
     """Everything that decides a page, by name, with its hash (the preset stands for itself)."""
-    notebook = json.loads((root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    notebook = read_source(root, name)
     declared = notebook["metadata"].get("nrae", {})
     # Outputs left by a reader who ran the notebook in place decide nothing.
     tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
@@ -108,6 +114,7 @@ def ingredients(root: Path, name: str, preset: str) -> dict[str, str]:
         f"notebooks/{name}.ipynb": hashlib.sha256(json.dumps([text, tags, declared]).encode()).hexdigest(),
     }
     files = import_closure(root, python_sources(notebook))
+    files |= {path for path in [root / "requirements.lock"] if path.exists()}
     for folder in declared.get("results", []):
         # Hidden files are locks and checkpoints of runs in progress, not results.
         files |= {path for path in (root / "results" / folder).rglob("[!.]*") if path.is_file()}
@@ -144,6 +151,14 @@ def notebook_names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
 
 
+def read_source(root: Path, name: str) -> dict:
+    return json.loads((root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def after_others(root: Path, name: str) -> bool:
+    return read_source(root, name)["metadata"].get("nrae", {}).get("after_others", False)
+
+
 # --- Running -------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +172,71 @@ def child_environment(root: Path, threads: int) -> dict[str, str]:
     return environment
 
 
-def run_notebook(root: Path, name: str, preset: str, threads: int, at_cell: Callable[[str], None]) -> None:
+class Children:
+    """The processes that run notebooks now: all of them can be stopped from the main thread."""
+
+    def __init__(self):
+        self.running: set[subprocess.Popen] = set()
+        self.stopped = False
+
+    def add(self, process: subprocess.Popen) -> None:
+        self.running.add(process)
+        if self.stopped:  # it started while the others were being killed
+            kill_family(process)
+
+    def stop(self) -> None:
+        self.stopped = True
+        for process in tuple(self.running):
+            kill_family(process)
+
+
+def kill_family(process: subprocess.Popen) -> None:
+    """Kill a notebook's process with its kernel, which has a process group of its own: killing ours would spare it."""
+    import psutil  # comes with every Jupyter kernel
+
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        parent.suspend()  # or it might start a kernel while we look
+        for member in [*parent.children(recursive=True), parent]:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+
+
+@contextmanager
+def one_build_at_a_time(root: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock that ends with this process, whatever ends it."""
+    path = root / "_build" / ".running_notebooks.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another build is running the notebooks; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def signals_as_exit() -> Iterator[None]:
+    """Let a polite request to end, or a closed terminal, unwind like Ctrl-C. Only the main thread may handle signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number, frame):
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_notebook(
+    root: Path, name: str, preset: str, threads: int, at_cell: Callable[[str], None], children: Children
+) -> None:
     """Execute one notebook in a process of its own; the page appears only when it is whole."""
     decided_by = ingredients(root, name, preset)  # before the run: an edit made meanwhile leaves the page stale
     page, record = executed(root, name)
@@ -170,18 +249,18 @@ def run_notebook(root: Path, name: str, preset: str, threads: int, at_cell: Call
     last_line = ""
     with subprocess.Popen(
         command, cwd=root, env=child_environment(root, threads), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        text=True, errors="replace",
+        text=True, errors="replace", start_new_session=True,  # Ctrl-C is for us alone; we kill the children
     ) as process:  # fmt: skip
-        try:
-            for line in process.stderr:
-                progress = re.search(r"(\d+)/(\d+) \[", line)
-                if progress:
-                    at_cell(f"cell {progress[1]} of {progress[2]}")
-                elif line.strip():
-                    last_line = line.strip()
-        except BaseException:
-            process.kill()
-            raise
+        children.add(process)
+        for line in process.stderr:
+            progress = re.search(r"(\d+)/(\d+) \[", line)
+            if progress:
+                at_cell(f"cell {progress[1]} of {progress[2]}")
+            elif line.strip():
+                last_line = line.strip()
+    children.running.discard(process)
+    if children.stopped:
+        raise NotebookError("stopped")
     if process.returncode:
         message = describe_failure(root / draft, name) or f"notebooks/{name}.ipynb did not run: {last_line}"
         if (root / draft).exists():
@@ -189,11 +268,14 @@ def run_notebook(root: Path, name: str, preset: str, threads: int, at_cell: Call
             (root / draft).replace(root / kept)
             message += f" (as far as it got: {kept.as_posix()})"
         raise NotebookError(message)
-    # Under the paper preset the run itself fills a results folder: that makes the page no older than its results.
-    now = ingredients(root, name, preset)
-    decided_by |= {path: digest for path, digest in now.items() if path.startswith("results/")}
+    if preset == "paper":
+        # The run itself fills a results folder: that makes the page no older than its results.
+        now = ingredients(root, name, preset)
+        decided_by |= {path: digest for path, digest in now.items() if path.startswith("results/")}
+    # Killed between these steps, the page is missing, and never a new one with an old record.
+    record.unlink(missing_ok=True)
     (root / draft).replace(page)
-    half_written = record.with_suffix(".json.new")
+    half_written = record.with_suffix(f".json.{os.getpid()}")
     half_written.write_text(json.dumps(decided_by, indent=1), encoding="utf-8")
     half_written.replace(record)
 
@@ -214,30 +296,44 @@ def describe_failure(draft: Path, name: str) -> str | None:
 
 def run_stale_notebooks(root: Path, preset: str, say: Callable[[str], None] = print) -> list[str]:
     """Run what is missing or stale, in parallel on the cores there are; return the names of the notebooks run."""
-    remove_leftovers(root)
-    reasons = {name: why_stale(root, name, preset) for name in notebook_names(root)}
+    with one_build_at_a_time(root, say), signals_as_exit():
+        remove_leftovers(root)
+        names = notebook_names(root)
+        last = {name for name in names if after_others(root, name)}
+        try:
+            ran = run_wave(root, [name for name in names if name not in last], preset, say)
+            # The others' results are among the ingredients of these: look only now whether they are stale.
+            return ran + run_wave(root, sorted(last), preset, say)
+        finally:
+            update_thumbnails(root)
+
+
+def run_wave(root: Path, names: list[str], preset: str, say: Callable[[str], None]) -> list[str]:
+    reasons = {name: why_stale(root, name, preset) for name in names}
     stale = [name for name, reason in reasons.items() if reason]
-    failures = []
-    if stale:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        at_once = min(cores, len(stale))
-        threads = max(1, cores // at_once)
-        say(f"running {len(stale)} of {len(reasons)} notebooks, {at_once} at a time, {threads} torch thread(s) each")
-        started, at_cell = {}, {}
+    if not stale:
+        return []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = min(cores, len(stale))
+    threads = max(1, cores // at_once)
+    say(f"running {len(stale)} of {len(reasons)} notebooks, {at_once} at a time, {threads} torch thread(s) each")
+    started, at_cell, failures, children = {}, {}, [], Children()
 
-        def run(name: str) -> None:
-            started[name] = time.monotonic()
-            say(f"  {name}: started ({preset}; {reasons[name]})")
-            try:
-                run_notebook(root, name, preset, threads, lambda progress: at_cell.update({name: progress}))
-                say(f"  {name}: finished in {time.monotonic() - started[name]:.0f} s")
-            except NotebookError as error:
-                failures.append(str(error))
-                say(f"  {name}: FAILED after {time.monotonic() - started[name]:.0f} s")
-            finally:
-                at_cell.pop(name, None)
+    def run(name: str) -> None:
+        started[name] = time.monotonic()
+        say(f"  {name}: started ({preset}; {reasons[name]})")
+        try:
+            run_notebook(root, name, preset, threads, lambda progress: at_cell.update({name: progress}), children)
+            say(f"  {name}: finished in {time.monotonic() - started[name]:.0f} s")
+        except NotebookError as error:
+            failures.append(str(error))
+            outcome = "stopped" if children.stopped else "FAILED"
+            say(f"  {name}: {outcome} after {time.monotonic() - started[name]:.0f} s")
+        finally:
+            at_cell.pop(name, None)
 
-        with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
             running = {pool.submit(run, name) for name in stale}
             while running:
                 done, running = wait(running, timeout=SECONDS_BETWEEN_REPORTS)
@@ -248,17 +344,23 @@ def run_stale_notebooks(root: Path, preset: str, say: Callable[[str], None] = pr
                         f"{name} {cell} ({time.monotonic() - started[name]:.0f} s)" for name, cell in at_cell.items()
                     ]
                     say("  ... " + ", ".join(busy))
-    update_thumbnails(root)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.stop()
+            raise
     if failures:
         raise NotebookError("\n".join(sorted(failures)))
     return stale
 
 
 def remove_leftovers(root: Path) -> None:
-    """Pages whose notebook is gone would otherwise stay in the book for ever."""
+    """Pages whose notebook is gone would otherwise stay in the book for ever; so would what a killed build left."""
     for path in (root / "book" / "notebooks").glob("*.*"):
-        if path.suffix in {".ipynb", ".json"} and path.stem not in notebook_names(root):
+        if path.suffix not in {".ipynb", ".json"} or path.stem not in notebook_names(root):
             path.unlink()
+    # We have the lock, so the process that each of these is named after is gone.
+    for draft in (root / "_build" / "papermill").glob("*.[0-9]*.ipynb"):
+        draft.unlink()
 
 
 # --- Thumbnails ----------------------------------------------------------------------------------------------------
@@ -297,7 +399,10 @@ def update_thumbnails(root: Path) -> None:
 
 
 def preset_from_environment() -> str:
-    return os.environ.get("NRAE_PRESET", "quick")
+    preset = os.environ.get("NRAE_PRESET") or "quick"
+    if preset not in PRESETS:
+        raise NotebookError(f"NRAE_PRESET is {preset!r}; it must be one of: {', '.join(PRESETS)}")
+    return preset
 
 
 def before_reading(app, config) -> None:
@@ -313,6 +418,7 @@ def before_reading(app, config) -> None:
     if "GITHUB_REPOSITORY" in os.environ:
         config.html_theme_options |= {
             "repository_url": "https://github.com/" + os.environ["GITHUB_REPOSITORY"],
+            "repository_branch": "main",  # the theme would take "master"
             "use_repository_button": True,
             "launch_buttons": {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"},
         }
@@ -333,12 +439,16 @@ def setup(app) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--status", action="store_true", help="say which pages are fresh, stale or missing, and why")
-    root, preset = Path(__file__).resolve().parents[2], preset_from_environment()
-    if parser.parse_args().status:
-        for name in notebook_names(root):
-            print(f"{name}: {why_stale(root, name, preset) or 'fresh'}")
-    else:
-        run_stale_notebooks(root, preset)
+    only_status, root = parser.parse_args().status, Path(__file__).resolve().parents[2]
+    try:
+        preset = preset_from_environment()
+        if only_status:
+            for name in notebook_names(root):
+                print(f"{name}: {why_stale(root, name, preset) or 'fresh'}")
+        else:
+            run_stale_notebooks(root, preset)
+    except NotebookError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def scrubber_html(panels, frame_steps, truth=None, alt="The learned manifold dur
         f'<span><i style="width:9px;height:9px;border-radius:50%;background:{SAMPLE_COLOUR}"></i>noisy samples</span>'
         f'<span><i style="border-top:3px solid {MANIFOLD_COLOUR}"></i>learned manifold</span>{truth_legend}</div>'
         f'<div class="nrae-scrubber-controls"><button type="button" aria-label="play">▶</button>'
-        f'<input type="range" min="0" max="{last}" value="{last}" step="1" aria-label="{unit}"'
+        f'<input type="range" min="0" max="{last}" value="{last}" step="1" aria-label="{unit}: {label}"'
         f' aria-valuetext="{final}"><span class="nrae-scrubber-step">{final}</span></div></div>'
         f"<script>{_SCRUBBER_SCRIPT.replace('IDENTITY', identity).replace('SETUP', data)}</script>"
     )

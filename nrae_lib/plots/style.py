@@ -163,8 +163,9 @@ def figure_html(figure, alt):
         raise ValueError("alt is empty: give one sentence that says what the picture shows")
     narrow = getattr(figure, "narrow", None)
     drawing = _svg(figure, alt, "nrae-wide") + _svg(narrow, alt, "nrae-narrow") if narrow else _svg(figure, alt, "")
-    # The keyboard can scroll a box only if it can stop there.
-    return f'<style>{PAGE_STYLE}{_FIGURE_STYLE}</style><div class="nrae-figure" tabindex="0">{drawing}</div>'
+    # The keyboard can scroll a box only if it can stop there, and a screen reader then says where it is.
+    box = f'<div class="nrae-figure" tabindex="0" role="region" aria-label="{html.escape(alt, quote=True)}">'
+    return f"<style>{PAGE_STYLE}{_FIGURE_STYLE}</style>{box}{drawing}</div>"
 
 
 def _svg(figure, alt, kind):
