@@ -5,6 +5,10 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import torch
+
+from nrae_lib import datasets
+from nrae_lib.measures import order_breaks
 from nrae_lib.runs import Result, Run, Store, perform
 
 if TYPE_CHECKING:
@@ -94,6 +98,13 @@ def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dic
     return chosen
 
 
+def _train_order(result: Result) -> dict[str, float]:
+    if "code" not in result.arrays:
+        return {}
+    position = datasets.make(result.run.data, result.run.seed, **result.run.data_options).train_position
+    return {"train_order_breaks": float(order_breaks(torch.from_numpy(result.arrays["code"]), position))}
+
+
 def _perform_and_store(run: Run, store: Store, device: str) -> Result:
     checkpoint = store.checkpoint(run)
     try:
@@ -119,13 +130,18 @@ def agreement(results: Iterable[Result], store: Store) -> str:
 
 
 def frame(results: Iterable[Result]) -> "pandas.DataFrame":
-    """One row per result: data, recipe, method, seed, its options and all metrics, and seconds."""
+    """One row per result: data, recipe, method, seed, its options and all metrics, and seconds.
+
+    Results that hold the training codes of a curve also get ``train_order_breaks``, the order breaks
+    (:func:`nrae_lib.measures.order_breaks`) among the noisy training points instead of the noise-free test points.
+    """
     import pandas
 
     return pandas.DataFrame(
         [
             {"data": result.run.data, "recipe": result.run.recipe, "method": result.run.method,
-             "seed": result.run.seed, **result.run.method_options, **result.metrics, "seconds": result.seconds}
+             "seed": result.run.seed, **result.run.method_options, **result.metrics, **_train_order(result),
+             "seconds": result.seconds}
             for result in results
         ]
     )  # fmt: skip

@@ -116,12 +116,12 @@ _STYLE = (
     + ".nrae-table-box .nrae-table :is(th,td){padding:.35em .6em;border:0;border-bottom:1px solid rgba(128,128,128,.35);"
     "color:inherit;background:transparent;white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums}"
     + ".nrae-table-box .nrae-table th{font-weight:600}"
-    + ".nrae-table-box .nrae-table tbody th{text-align:left;white-space:normal;min-width:min(9em,30vw);max-width:16em;"
+    + ".nrae-table-box .nrae-table tbody th{text-align:left;white-space:normal;min-width:min(8em,30vw);max-width:16em;"
     "position:sticky;left:0;background:var(--pst-color-background,var(--jp-layout-color0,"
     "var(--colab-primary-surface-color,var(--vscode-editor-background,transparent))))}"
     + ".nrae-table-caption{opacity:.85;margin-top:.6em}"
     + ".nrae-table-box .nrae-spread{display:block;font-size:.85em;font-weight:400;opacity:.85}"
-    + ".nrae-table-box .nrae-table-text td{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:9em}"
+    + ".nrae-table-box .nrae-table-text :is(td,th){text-align:left;white-space:normal;overflow-wrap:break-word;min-width:6em}"
     + ".nrae-table-box .nrae-table td.best{font-weight:700;background:rgba(224,105,10,.24)}"
     + ".nrae-table-box .nrae-table td.second{text-decoration:underline;background:rgba(47,128,216,.2)}"
     + ".nrae-table-notes{font-size:.85em;opacity:.85;margin:.3em 0 .8em}"
@@ -173,8 +173,10 @@ def comparison_table_html(rows, columns, caption, lower_is_better=True, digits=2
             cells.append(f"<td{kind}>{text}</td>")
         body.append(f'<tr><th scope="row">{_text(label)}</th>{"".join(cells)}</tr>')
     heads = "".join(f'<th scope="col">{_text(method_label(name))}</th>' for name in columns)
+    # Ten methods fit the book's text column only in a smaller type.
+    size = ' style="font-size:.8em"' if len(columns) > 7 else ""
     table = (
-        f'<table class="nrae-table" aria-label="{_text(caption)}">'
+        f'<table class="nrae-table"{size} aria-label="{_text(caption)}">'
         f"<thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     )
     notes = [f"<sup>{place}</sup> {_text(reason)}" for place, reason in enumerate(footnotes, 1)]

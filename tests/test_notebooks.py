@@ -36,7 +36,7 @@ def test_every_notebook_runs_at_smoke_by_papermill(path, tmp_path):
     assert "nrae-verdict" in text and "nrae-download" in text and "papermill notebooks/" in text
     if path in TRAINING:
         assert "<svg" in text and "Preset smoke" in text
-        assert len(list((tmp_path / "results").glob("*.npz"))) > 0
+        assert len(list((tmp_path / "results").rglob("*.npz"))) > 0
 
 
 WRONG = [

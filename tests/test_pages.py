@@ -61,13 +61,13 @@ def test_a_missing_parameter_and_a_failed_check_are_named():
 
 
 @pytest.mark.parametrize(("value", "expected"), [
-    ("all", list(AVAILABLE)), ("nrae_q", ["nrae_q"]), ("nrae_q, ae", ["ae", "nrae_q"]), ("ae,ae", ["ae"]),
+    ("all", list(AVAILABLE)), ("nrae_q", ["nrae_q"]), ("nrae_q, ae", ["ae", "nrae_q"]), ("all, ae", list(AVAILABLE)), ("ae,ae", ["ae"]),
 ])  # fmt: skip
 def test_choose_methods(value, expected):
     assert pages.choose_methods(value, AVAILABLE) == expected
 
 
-@pytest.mark.parametrize("value", ["", " , ", "ae,zae", 3, None, ["ae"], "all,ae"])
+@pytest.mark.parametrize("value", ["", " , ", "ae,zae", 3, None, ["ae"]])
 def test_choose_methods_names_the_valid_ones(value):
     with pytest.raises(ValueError, match="the methods are: ae, dae, nrae_l, nrae_q, or 'all'"):
         pages.choose_methods(value, AVAILABLE)

@@ -11,7 +11,7 @@ def frame(metric="test_mse", recipe="paper", **values):
     return pandas.DataFrame(
         [{"recipe": recipe, "method": method, "seed": seed, metric: value}
          for method, numbers in values.items() for seed, value in enumerate(numbers)]
-    )  # fmt: skip
+    ).assign(**({"train_order_breaks": lambda rows: rows.order_breaks} if metric == "order_breaks" else {}))  # fmt: skip
 
 
 def spread(mean, deviation=0.1, count=10, seed=0):
@@ -126,6 +126,13 @@ def test_rate_counts_seeds_without_breaks():
     assert fails(frame("order_breaks", ae=[1] * 10, dae=[0] * 10))[0] == "not reproduced"
 
 
+def test_the_two_ways_to_read_the_order_must_agree():
+    rule = reported.rate(("nrae_q",), succeed=True)
+    strict_only = frame("order_breaks", nrae_q=[0] * 10).assign(train_order_breaks=[1] * 10)
+    status, sentence = rule(strict_only)
+    assert status == "inconclusive" and "10 of 10" in sentence and "0 of 10" in sentence
+
+
 def test_sign_test_looks_at_seeds_that_differ():
     rule = reported.succeeds_where_other_fails("nrae_q", "nrae_l")
     assert rule(frame("order_breaks", nrae_q=[0] * 8, nrae_l=[1] * 8))[0] == "reproduced"
@@ -146,7 +153,9 @@ def test_few_seeds_are_inconclusive_and_missing_methods_not_run():
 
 def test_every_rule_survives_a_single_seed():
     """Few seeds must end in a verdict, not in an error, and never in a test on one number."""
-    one = frame(ae=[1.0], dae=[1.0], nrae_l=[0.5], nrae_q=[0.4]).assign(order_breaks=[1.0, 1, 0, 0], total_turning=1.0)
+    one = frame(ae=[1.0], dae=[1.0], nrae_l=[0.5], nrae_q=[0.4]).assign(
+        order_breaks=[1.0, 1, 0, 0], train_order_breaks=0.0, total_turning=1.0
+    )
     for page in ("fig4_sine", "table1_sine", "fig7_swissroll"):
         assert {v.status for v in reported.judge(page, one, "quick", ("paper",))} == {"inconclusive"}
 

@@ -234,7 +234,8 @@ def _draw_line_search(axis, method, option, means, choice):
         axis.plot(choice[option], means[choice[option]], "o", markersize=13, markerfacecolor="none", color="black")
     if min(numbers) > 0 and max(numbers) > 9 * min(numbers):
         axis.set_xscale("log")
-        _plain_log_ticks(axis.xaxis)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     if len(numbers) <= 6:
         axis.minorticks_off()
         axis.set_xticks(numbers, [f"{number:g}" for number in numbers])

@@ -7,6 +7,8 @@ A verdict needs at least six seeds (noise draws) of every method it compares, an
 - *lower error*, *closer to the truth*: one-sided Welch t-tests against every rival.
 - *succeeds / fails*: exact one-sided binomial tests that the rate of success is above / below one half.
 - *succeeds where another fails*: one-sided sign test on the seeds that tell the two apart.
+  Success is no order break, once among the noise-free test points and once among the training points; where the two
+  lead to different verdicts, the claim is inconclusive.
 
   These are "reproduced" if all tests are significant, "not reproduced" if some observed effect is absent or points the
   other way, and "inconclusive" otherwise.
@@ -256,40 +258,53 @@ def equal(metric: str, first: str, second: str) -> Callable:
     return rule
 
 
+def _by_both_orders(rule: Callable) -> Callable:
+    """``rule`` of (frame, column of order breaks) for test points and for training points; both must agree."""
+
+    def both(frame):
+        (status, sentence), (train_status, train_sentence) = (
+            rule(frame, column) for column in ("order_breaks", "train_order_breaks")
+        )
+        agreed = status if status == train_status else "inconclusive"
+        return agreed, f"By the test points: {sentence} By the training points: {train_sentence}"
+
+    return both
+
+
 def rate(methods: tuple[str, ...], succeed: bool) -> Callable:
     """Rule: each method learns the right order on more (or fewer) than half of the seeds (exact binomial tests)."""
 
-    def rule(frame):
+    def rule(frame, column):
         from scipy.stats import binomtest
 
         parts, tests = [], []
         for method in methods:
-            right = _of(frame, method, "order_breaks") == 0
+            right = _of(frame, method, column) == 0
             p_value = binomtest(int(right.sum()), len(right), 0.5, "greater" if succeed else "less").pvalue
             tests.append((p_value, right.mean() > 0.5 if succeed else right.mean() < 0.5))
             parts.append(f"{method} is right on {int(right.sum())} of {len(right)} seeds (p = {p_value:.2g})")
         direction = "above" if succeed else "below"
-        return _directional(tests), f"Binomial tests of a rate {direction} 1/2: " + "; ".join(parts) + "."
+        return _directional(tests), f"binomial tests of a rate {direction} 1/2: " + "; ".join(parts) + "."
 
-    return rule
+    return _by_both_orders(rule)
 
 
 def succeeds_where_other_fails(method: str, other: str) -> Callable:
     """Rule: ``method`` is right and ``other`` wrong on more seeds than the reverse (one-sided sign test)."""
 
-    def rule(frame):
+    def rule(frame, column):
         from scipy.stats import binomtest
 
-        ours, theirs = (breaks == 0 for breaks in _pairs(frame, "order_breaks", method, other))
+        ours, theirs = (breaks == 0 for breaks in _pairs(frame, column, method, other))
         better, worse = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
         p_value = binomtest(better, better + worse, 0.5, "greater").pvalue if better + worse else 1.0
         sentence = (
-            f"Of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}; sign test "
+            f"of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}; sign test "
             f"p = {p_value:.2g}."
         )
         return _directional([(p_value, better > worse)]), sentence
 
-    return rule
+    return _by_both_orders(rule)
 
 
 _SINE_RIVALS = ("ae", "dae")  # of the paper's seven, those that the catalogue has
