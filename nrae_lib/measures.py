@@ -49,7 +49,7 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
         >>> position = torch.arange(6.0)
         >>> order_breaks(torch.tensor([0.0, 1, 2, 3, 4, 5]), position)
         0
-        >>> order_breaks(torch.tensor([3.0, 4, 5, 0, 1, 2]), position)  # one jump: the order is broken once
+        >>> order_breaks(torch.tensor([3.0, 4, 5, 0, 1, 2]), position)
         1
     """
     if not torch.isfinite(code).all():
