@@ -28,28 +28,33 @@ def run_all(runs: Iterable[Run], store: Store, device: str = "auto", progress: b
         progress: one line per performed run on standard error, with an estimate of the time left.
 
     Raises:
-        FloatingPointError: of a run whose loss exploded, after its name; all results before it are stored.
+        FloatingPointError: at the end, naming every run whose loss exploded; the results of all others are stored.
     """
     runs = list(runs)
     results = {run.key: store.get(run) for run in runs}
     missing = list({run.key: run for run in runs if results[run.key] is None}.values())
+    exploded: dict[str, str] = {}
     started, total = time.perf_counter(), len(missing)
     # First pass: what nobody else has in hand; second pass: wait for the others, and take over what they dropped.
     for wait in (False, True):
         for run in missing:
-            if results[run.key] is not None:
+            if results[run.key] is not None or run.key in exploded:
                 continue
             with store.claim(run, wait) as mine:
                 if not mine:
                     continue
-                result = store.get(run)
-                if result is None:
-                    result = _perform_and_store(run, store, device)
+                try:
+                    result = store.get(run) or _perform_and_store(run, store, device)
+                except FloatingPointError as error:
+                    exploded[run.key] = f"{run.label}: {error}"
+                    continue
             results[run.key] = result
             if progress:
                 done = sum(results[other.key] is not None for other in missing)
                 left = (time.perf_counter() - started) / done * (total - done)
                 print(f"[{done}/{total}] {run.label}: {result.seconds:.1f} s, about {left:.0f} s left", file=sys.stderr)
+    if exploded:
+        raise FloatingPointError("; ".join(exploded.values()))
     return [results[run.key] for run in runs]
 
 
@@ -107,10 +112,7 @@ def _train_order(result: Result) -> dict[str, float]:
 
 def _perform_and_store(run: Run, store: Store, device: str) -> Result:
     checkpoint = store.checkpoint(run)
-    try:
-        result = perform(run, device, checkpoint)
-    except FloatingPointError as error:
-        raise FloatingPointError(f"{run.label}: {error}") from error
+    result = perform(run, device, checkpoint)
     store.put(result)
     checkpoint.unlink(missing_ok=True)
     return result

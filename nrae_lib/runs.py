@@ -46,7 +46,8 @@ class Run:
         data, data_options: a name from ``datasets.DATASETS`` and its options.
         method, method_options: a name from ``methods.CATALOGUE`` and its options.
         network, optimization: architecture and optimizer.
-        seed: decides the data (points and noise), the initial weights and the order of training.
+        seed: decides the data (points and noise), the initial weights and the order of training. All three start from
+            this number, so within one seed they are not independent of each other.
         recipe: whose settings these are: "paper" (the text), "paper_elu" (the text with ELU for ReLU) or
             "released" (the authors' code).
         keep: what the result holds: "metrics"; "figure" adds the learned curve, codes and reconstructions;

@@ -71,7 +71,8 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
         with linear output.
 
     Raises:
-        ValueError: The order is not 0, 1 or 2, or the shapes of ``point`` and ``direction`` do not match.
+        ValueError: The order is not 0, 1 or 2, or the shapes, types or devices of ``point`` and ``direction`` do not
+            match.
 
     Example:
         >>> point, direction = torch.tensor([[0.0]]), torch.tensor([[2.0]])
@@ -81,13 +82,18 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
         >>> taylor(nn.ReLU(), point, direction, order=2).second is None
         True
     """
-    if order not in (0, 1, 2):
+    if type(order) is not int or order not in (0, 1, 2):
         raise ValueError(f"order must be 0, 1 or 2, not {order!r}.")
     several = direction.dim() == point.dim() + 1
     if direction.shape[several:] != point.shape:
         raise ValueError(
             f"direction must have the shape of point, {tuple(point.shape)}, or one leading dimension more, "
             f"not {tuple(direction.shape)}."
+        )
+    if (direction.dtype, direction.device) != (point.dtype, point.device):
+        raise ValueError(
+            f"direction must have the type and device of point, {point.dtype} on {point.device}, "
+            f"not {direction.dtype} on {direction.device}."
         )
 
     value, first, second = point, direction if several else direction.unsqueeze(0), None
@@ -213,7 +219,7 @@ class _Linear:
         self.weights = (layer.weight, layer.bias)
 
     def forward(self, stack, count, weight, bias):
-        result = _product(stack.reshape(-1, stack.shape[-1]), weight).view(*stack.shape[:-1], -1)
+        result = _product(stack.reshape(-1, stack.shape[-1]), weight).view(*stack.shape[:-1], len(weight))
         if bias is not None:
             result[0] += bias
         return result, (stack, weight)

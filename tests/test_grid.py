@@ -50,12 +50,13 @@ def test_damaged_result_is_computed_again(tmp_path):
     assert store.get(RUNS[0]).metrics == good.metrics
 
 
-def test_exploding_run_is_named_and_earlier_results_are_kept(tmp_path):
+def test_exploding_run_is_named_and_all_other_results_are_kept(tmp_path):
     exploding = replace(RUN, optimization=Optimization(50, 50, learning_rate=1e30))
     store = Store(tmp_path)
     with pytest.raises(FloatingPointError, match="sine paper nrae_l  seed 0: the loss is no longer finite"):
-        grid.run_all([RUNS[1], exploding], store, "cpu", progress=False)
+        grid.run_all([RUNS[1], exploding, RUNS[2]], store, "cpu", progress=False)
     assert store.get(RUNS[1]) is not None and store.get(exploding) is None
+    assert store.get(RUNS[2]) is not None, "one run that explodes must not stop the others"
 
 
 def slow_perform(run, device, checkpoint=None):

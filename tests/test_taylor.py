@@ -344,7 +344,7 @@ def test_gpu_agrees_with_cpu():
     torch.testing.assert_close([coefficient.cpu() for coefficient in on_gpu], on_cpu)
 
 
-@pytest.mark.parametrize("order", [-1, 3, 1.5, None, "2"])
+@pytest.mark.parametrize("order", [-1, 3, 1.5, 2.0, True, None, "2"])
 def test_order_is_checked(order):
     with pytest.raises(ValueError, match="order must be 0, 1 or 2"):
         taylor(linear(), torch.zeros(2, 4), torch.zeros(2, 4), order)
@@ -355,6 +355,20 @@ def test_order_is_checked(order):
 def test_shapes_are_checked(shape, order):
     with pytest.raises(ValueError, match="direction must have the shape of point"):
         taylor(linear(), torch.zeros(2, 4), torch.zeros(shape), order)
+
+
+def test_types_are_checked():
+    with pytest.raises(ValueError, match="direction must have the type and device of point"):
+        taylor(linear(), torch.zeros(2, 4), torch.zeros(2, 4, dtype=torch.float64), 1)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_an_empty_batch_is_an_empty_result(order):
+    network = nn.Sequential(linear(), nn.Softplus())
+    jet = taylor(network, torch.zeros(0, 4), torch.zeros(3, 0, 4), order)
+    assert jet.value.shape == network(torch.zeros(0, 4)).shape
+    if order:
+        assert jet.first.shape == (3, *jet.value.shape)
 
 
 def test_documented_example():
