@@ -213,34 +213,6 @@ def _ranks(numbers, lower_is_better):
     return {name: places[number] for name, number in numbers.items() if number in places}
 
 
-def settings_table(settings, caption="Settings"):
-    """Display a nested dict of settings as a table: one row per setting, inner names behind outer ones."""
-    _display(settings_table_html(settings, caption))
-
-
-def settings_table_html(settings, caption="Settings"):
-    """The HTML of `settings_table`."""
-    return _two_columns(_flat(settings), caption)
-
-
-def _flat(settings, outer=""):
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{outer}{name} › ")
-        else:
-            yield f"{outer}{name}", _setting(value)
-
-
-def _setting(value):
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_setting, value)) or "none"
-    if isinstance(value, dict) or value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def table_frame(rows):
     """The numbers of a `comparison_table` as a DataFrame with columns row, column, value, deviation, for download."""
     import pandas

@@ -235,8 +235,8 @@ class _Linear:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """left rightᵀ."""
-    # On AMD processors with AVX-512, MKL, which serves torch.mm, was measured at half the speed of oneDNN; small products
-    # do not repay what oneDNN has to prepare.
+    # On AMD processors with AVX-512, MKL, which serves torch.mm, is slower than oneDNN (the "one pass" rows of
+    # benchmarks/step_time.py show by how much); small products do not repay what oneDNN has to prepare.
     if _ONEDNN and left.device.type == "cpu" and left.dtype == torch.float32 and min(*left.shape, len(right)) >= 32:
         return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return torch.mm(left, right.t())

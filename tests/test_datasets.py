@@ -40,7 +40,7 @@ def test_swiss_roll_as_released_has_the_released_mismatch_of_its_two_curves():
     data = datasets.swiss_roll(0, shape="released", noise=0.0)
     assert data.test[:, 0].abs().max() == pytest.approx(3.0, rel=0.01)
     distance = torch.cdist(data.train, data.test).min(1).values.max()
-    assert distance.item() == pytest.approx(0.084, abs=0.01)  # measured on the authors' own arrays
+    assert distance.item() == pytest.approx(0.084, abs=0.01)  # the mismatch of the released formulas
 
 
 @pytest.mark.parametrize("name", datasets.DATASETS)

@@ -103,14 +103,6 @@ def test_comparison_table_where_higher_is_better_and_without_notes():
         pages.comparison_table_html({"a": {"vae": 1.0}}, ["ae"], "x")
 
 
-def test_settings_table_flattens_and_escapes():
-    text = plain(
-        pages.settings_table_html({"network": {"hidden": (512, 512), "bias": True}, "rate": 1e-4, "x<y": None, "o": {}})
-    )
-    for expected in ("network › hidden512, 512", "network › biasyes", "rate0.0001", "x&lt;ynone", "onone"):
-        assert expected in text
-
-
 def result(method="ae", seed=0, commit="abc", **changes):
     recorded = {"device": "CPU", "torch": "2.15", "python": "3.11", "nrae_lib": "0.1", "commit": commit, "threads": "1",
                 "fingerprint": f"f{seed}", "date": "2025-01-01"}  # fmt: skip
@@ -215,7 +207,7 @@ def test_display_functions_display_once_and_return_nothing(monkeypatch):
     monkeypatch.setattr(IPython.display, "display", shown.append)
     calls = [
         lambda: pages.comparison_table({"a": {"ae": 1.0}}, ["ae"], "caption"),
-        lambda: pages.settings_table({"a": 1}),
+        lambda: pages.text_table({"a": {"b": 1}}, "Options"),
         lambda: pages.provenance([result()]),
         lambda: pages.verdicts([verdict("reproduced")]),
         lambda: pages.banner("text"),
