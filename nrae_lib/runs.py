@@ -85,7 +85,7 @@ class Run:
         content = {
             **asdict(self),
             "data_options": datasets.bound_options(self.data, self.data_options),
-            "method_options": asdict(method.configure(**self.method_options)),
+            "method_options": method.configure(**self.method_options).identity(),
             "semantics": method.semantics,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
@@ -240,10 +240,11 @@ def perform(run: Run, device: str = "auto", checkpoint: Path | None = None) -> R
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     data = datasets.make(run.data, run.seed, **run.data_options)
-    model = run.network.build(tuple(data.train.shape[1:]), run.seed).to(device)
+    objective = methods.get(run.method).configure(**run.method_options)
+    model = objective.build(run.network, tuple(data.train.shape[1:]), run.seed).to(device)
     train, test = data.train.to(device), data.test.to(device)
     trained = fit(
-        model, methods.get(run.method).configure(**run.method_options), train, run.optimization, run.seed,
+        model, objective, train, run.optimization, run.seed,
         frame_epochs(run.optimization.epochs) if run.keep == "animation" else (),
         lambda current: learned_curve(current, train, _FRAME_POINTS), checkpoint,
     )  # fmt: skip
@@ -349,7 +350,8 @@ def _code() -> str:
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for name in ("taylor", "graph", "datasets", "models", "losses", "measures", "methods", "training", "runs"):
-        digest.update((here / f"{name}.py").read_bytes())
+        for path in sorted((here / name).glob("*.py")) or [here / f"{name}.py"]:
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

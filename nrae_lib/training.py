@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nrae_lib.datasets import check_points
-from nrae_lib.methods import Batch, Reconstruction
+from nrae_lib.methods import Batch, Objective, Preparation
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Trained:
 
 def fit(
     model: nn.Module,
-    reconstruction: Reconstruction,
+    objective: Objective,
     data: Tensor,
     optimization: Optimization,
     seed: int,
@@ -79,16 +80,19 @@ def fit(
     draw: Callable[[nn.Module], Tensor] | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
+    progress: Callable[[int, Tensor], None] | None = None,
 ) -> Trained:
-    """Train ``model`` in place by Adam on the loss of ``reconstruction``.
+    """Train ``model`` in place by Adam on the loss of ``objective``, and leave it in evaluation mode.
 
     Arguments:
-        model: on the device to train on; ``data`` is moved there once.
+        model: made by ``objective.build``, on the device to train on; ``data`` is moved there once.
+        objective: what is minimized; this function knows none of its terms.
         data: (N, ...) training points.
-        seed: of the batches' order, the sampled neighbours and the corruption.
+        seed: of the batches' order and of everything the terms draw.
         frame_epochs: after how many epochs ``draw(model)`` is recorded (0: before the first step).
         checkpoint: file for the state of training, written atomically every ``checkpoint_seconds`` and removed by
             nobody here. If it exists, training goes on from it and gives what an uninterrupted run gives.
+        progress: called after every epoch with the number of epochs done and their losses so far (on the device).
 
     Raises:
         ValueError: for empty data, NaN or infinity in the data, or an impossible graph.
@@ -99,15 +103,19 @@ def fit(
     check_points(data, "training data")
     device = next(model.parameters()).device
     data = data.to(device)
-    graph = reconstruction.prepare(data)
+    model.train()
+    with torch.no_grad():
+        latent_dim = model.encoder(data[:2]).shape[1]
+    preparation = Preparation(data, latent_dim, seed)
+    prepared = objective.prepare(preparation)
     generator = torch.Generator(device).manual_seed(seed)
     # Adam's moments of dead ReLU units decay into subnormal numbers, on which CPUs are many times slower.
     torch.set_flush_denormal(True)
     optimizer = torch.optim.Adam(model.parameters(), optimization.learning_rate, fused=True)
     trained = Trained(torch.zeros(optimization.epochs, device=device))
-    first_epoch = _resume(checkpoint, model, optimizer, generator, trained)
+    first_epoch, prepared = _resume(checkpoint, model, optimizer, generator, trained, prepared)
     if first_epoch == 0 and 0 in frame_epochs:
-        trained.frames.append(draw(model))
+        trained.frames.append(_drawn(model, draw))
 
     batch_size = min(optimization.batch_size, len(data))
     started = saved = time.perf_counter()
@@ -115,32 +123,45 @@ def fit(
     for epoch in range(first_epoch, optimization.epochs):
         for group in optimizer.param_groups:
             group["lr"] = optimization.rate(epoch)
+        prepared = objective.refresh(epoch, model, preparation, prepared)
         if batch_size == len(data):
             batches = (None,)
         else:
             batches = torch.randperm(len(data), generator=generator, device=device).split(batch_size)
         for index in batches:
-            batch = Batch(data, index, graph, generator)
-            trained.loss[epoch] += step(model, reconstruction, batch, optimizer) * (len(batch.x) / len(data))
+            batch = Batch(model, data, index, generator)
+            trained.loss[epoch] += step(objective, batch, prepared, optimizer) * (len(batch.x) / len(data))
         trained.steps += len(batches)
         if epoch + 1 in frame_epochs:
-            trained.frames.append(draw(model))
+            trained.frames.append(_drawn(model, draw))
+        if progress:
+            progress(epoch + 1, trained.loss[: epoch + 1])
         if checkpoint and time.perf_counter() - saved > checkpoint_seconds:
             _check_finite(trained.loss[: epoch + 1])
             trained.seconds = seconds_before + time.perf_counter() - started
-            _save(checkpoint, model, optimizer, generator, trained, epoch + 1)
+            _save(
+                checkpoint, model, optimizer, generator, trained, epoch + 1, prepared if objective.refreshes else None
+            )
             saved = time.perf_counter()
     _check_finite(trained.loss)
     # The loss of an epoch is that before its last step, which may have been the one that exploded.
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise FloatingPointError("the weights are no longer finite after the last step: lower the learning rate")
     trained.seconds = seconds_before + time.perf_counter() - started
+    model.eval()
     return trained
 
 
-def step(model: nn.Module, reconstruction: Reconstruction, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
+def _drawn(model: nn.Module, draw: Callable[[nn.Module], Tensor]) -> Tensor:
+    model.eval()
+    frame = draw(model)
+    model.train()
+    return frame
+
+
+def step(objective: Objective, batch: Batch, prepared: dict[str, Any], optimizer: torch.optim.Optimizer) -> Tensor:
     """One step of the optimizer on one batch; returns the loss before it, detached and still on the device."""
-    loss = reconstruction.loss(model, batch)
+    loss = objective.loss(batch, prepared)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -171,10 +192,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def _save(path, model, optimizer, generator, trained, epoch) -> None:
+def _save(path, model, optimizer, generator, trained, epoch, prepared) -> None:
     buffer = io.BytesIO()
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
-             "trained": vars(trained), "epoch": epoch, "device": generator.device.type}  # fmt: skip
+             "trained": vars(trained), "epoch": epoch, "device": generator.device.type, "prepared": prepared}  # fmt: skip
     torch.save(state, buffer)
     try:
         write_atomically(path, seal(buffer.getvalue()))
@@ -183,10 +204,10 @@ def _save(path, model, optimizer, generator, trained, epoch) -> None:
         warnings.warn(f"checkpoint {path} could not be written: {error}", stacklevel=3)
 
 
-def _resume(path, model, optimizer, generator, trained) -> int:
-    """Load the state of training; the epoch to go on with (0 without a usable checkpoint)."""
+def _resume(path, model, optimizer, generator, trained, prepared) -> tuple[int, dict[str, Any]]:
+    """Load the state of training; the epoch to go on with (0 without a usable checkpoint) and what is prepared."""
     if path is None or not path.exists():
-        return 0
+        return 0, prepared
     fresh = [copy.deepcopy(part.state_dict()) for part in (model, optimizer)]
     try:
         state = torch.load(io.BytesIO(unseal(path.read_bytes())), map_location=trained.loss.device, weights_only=True)
@@ -199,9 +220,9 @@ def _resume(path, model, optimizer, generator, trained) -> int:
         warnings.warn(f"checkpoint {path} is not used ({error}): training starts from the beginning", stacklevel=3)
         for part, content in zip((model, optimizer), fresh, strict=True):
             part.load_state_dict(content)
-        return 0
+        return 0, prepared
     vars(trained).update(state["trained"])
-    return state["epoch"]
+    return state["epoch"], state["prepared"] or prepared
 
 
 def seal(content: bytes) -> bytes:

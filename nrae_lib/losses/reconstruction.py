@@ -7,6 +7,9 @@ References:
     Lee, Kwon and Park, *Neighborhood Reconstructing Autoencoders*, NeurIPS 2021.
 """
 
+from math import log, pi
+
+import torch
 from torch import Tensor, nn
 
 from nrae_lib.taylor import taylor
@@ -87,3 +90,55 @@ def neighborhood_reconstruction(
     if weighting == "equation":
         return (center + neighbor_weight * n_neighbors * near) / (n_neighbors + 1)
     return (center + neighbor_weight * sampled * near) / (sampled + 1)
+
+
+def gaussian_likelihood(error: Tensor, log_sigma: Tensor) -> Tensor:
+    r"""Negative log likelihood per feature of an isotropic Gaussian decoder with trainable deviation.
+
+    For p(x | z) = N(f(z), s² I) with s = exp(log_sigma) and the mean-D squared error E,
+
+        -(1/D) log p = ½ log 2π + log s + E / (2 s²),
+
+    in nats per feature; its minimum over s is at s² = E. The released decoder learns s itself, which can pass through
+    zero; its logarithm cannot. ``error`` may also be a neighbourhood error, as in NRVAE (Lee et al., table 4).
+
+    Arguments:
+        error: scalar, for example of :func:`point_reconstruction`.
+        log_sigma: scalar, log s.
+
+    Returns:
+        Scalar.
+    """
+    return 0.5 * log(2 * pi) + log_sigma + 0.5 * error * torch.exp(-2 * log_sigma)
+
+
+def relational_reconstruction(x_near: Tensor, reconstruction: Tensor, weights: Tensor) -> Tensor:
+    """Reconstruction of weighted relatives, (1/B) Σ_i Σ_j s_ij (1/D) ‖x_j - f(g(x_i))‖².
+
+    The generalized autoencoder of Wang, Huang, Wang and Wang, *Generalized Autoencoder: A Neural Network Framework
+    for Dimensionality Reduction*, CVPR workshops 2014. The weights may come from :func:`heat_weights` (GAE-LE). With
+    the point itself as the only relative and weight 1 it is the point loss.
+
+    Arguments:
+        x_near: (k, B, ...) the relatives of every point.
+        reconstruction: (B, ...) f(g(x_i)).
+        weights: (k, B) s_ij.
+
+    Returns:
+        Scalar; a sum, not a mean, over the k relatives.
+    """
+    error = (x_near - reconstruction).square().flatten(2).mean(2)
+    return (weights * error).sum(0).mean()
+
+
+def heat_weights(squared_distance: Tensor, temperature: float) -> Tensor:
+    """Heat kernel s_ij = exp(-‖x_i - x_j‖² / t) of GAE-LE (Wang et al. 2014) and Laplacian eigenmaps.
+
+    Arguments:
+        squared_distance: ‖x_i - x_j‖² of any shape, summed over features.
+        temperature: t > 0, in the same unit.
+
+    Returns:
+        Weights between 0 and 1, of the shape of ``squared_distance``.
+    """
+    return torch.exp(-squared_distance / temperature)

@@ -1,0 +1,164 @@
+"""Terms on the derivatives of encoder and decoder, and on their weights.
+
+The networks must treat the samples of a batch independently; batch normalization in training mode does not.
+Derivatives are per sample, with the data flattened: J_f is the (D, m) Jacobian of the decoder f, J_g the (m, D)
+Jacobian of the encoder g.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from nrae_lib.taylor import taylor
+
+
+def random_directions(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Directions drawn uniformly from the unit sphere S^{m-1}: ±1 for m = 1.
+
+    Arguments:
+        like: (..., m), whose shape, type and device the result has.
+        generator: the source of randomness, on that device.
+
+    Returns:
+        (..., m), each of norm one along the last dimension.
+    """
+    return nn.functional.normalize(_normal(like, generator), dim=-1)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.empty_like(like).normal_(generator=generator)
+
+
+def _squared_norm(tensor: Tensor, start: int = 1) -> Tensor:
+    """‖·‖² over all dimensions from ``start`` on."""
+    return tensor.flatten(start).square().sum(start)
+
+
+def encoder_contraction(
+    encoder: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Contractive penalty: mean over the batch of ‖J_g(x)‖_F² (Rifai et al., *Contractive Auto-Encoders*, ICML 2011).
+
+    Without a generator exact, by m vector-Jacobian products. With one, the unbiased estimate ‖uᵀ J_g(x)‖² with one
+    u ~ N(0, I_m) per point, by a single product.
+
+    Arguments:
+        encoder: g, from (B, ...) to (B, m).
+        x: (B, ...).
+        generator: the source of randomness, on the device of ``x``, or None.
+
+    Returns:
+        Scalar, with gradients for the encoder's parameters.
+    """
+    z, pull = torch.func.vjp(encoder, x)
+    if generator is not None:
+        return _squared_norm(pull(_normal(z, generator))[0]).mean()
+    basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    return sum(_squared_norm(pull(unit.expand_as(z))[0]).mean() for unit in basis)
+
+
+def decoder_jacobian_norm(
+    decoder: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Gradient penalty of RAE-GP: mean over the batch of ‖J_f(z)‖_F² (Ghosh et al. 2020, equation 12).
+
+    Without a generator exact, by m directions through the decoder at once. With one, the unbiased estimate
+    ‖J_f(z) u‖² with one u ~ N(0, I_m) per code. Released codes compute other things: see
+    :func:`energy_gradient_norm`.
+
+    Arguments:
+        decoder: f, from (B, m) to (B, ...).
+        z: (B, m).
+        generator: the source of randomness, on the device of ``z``, or None.
+
+    Returns:
+        Scalar, a sum over the D features, with gradients for the decoder's parameters and for z.
+    """
+    if generator is not None:
+        return _squared_norm(taylor(decoder, z, _normal(z, generator), 1).first).mean()
+    basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    columns = taylor(decoder, z, basis[:, None].expand(-1, len(z), -1), 1).first
+    return _squared_norm(columns, 2).sum(0).mean()
+
+
+def energy_gradient_norm(decoder: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """What the released code of RAE-GP penalizes: mean over batch and k of (∂ Σ_p f_p(z)² / ∂z_k)².
+
+    Not the paper's ‖J_f‖_F² (:func:`decoder_jacobian_norm`): it vanishes wherever ‖f(z)‖ is constant.
+
+    Arguments:
+        decoder: f, from (B, m) to (B, ...).
+        z: (B, m).
+
+    Returns:
+        Scalar, with gradients for the decoder's parameters and for z.
+    """
+    energy, pull = torch.func.vjp(lambda code: _squared_norm(decoder(code)), z)
+    return pull(torch.ones_like(energy))[0].square().mean()
+
+
+def isometry(decoder: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Generator, eps: float = 1e-12) -> Tensor:
+    """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one uniform unit vector u per code.
+
+    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 3. The norm is over all D features. The codes
+    are constants here: the term trains the decoder only (equation 6).
+
+    Arguments:
+        decoder: f, from (B, m) to (B, ...).
+        z: (B, m) codes of any origin.
+        generator: the source of randomness, on the device of ``z``.
+        eps: added under the root, for a finite gradient where J_f u = 0.
+
+    Returns:
+        Scalar.
+    """
+    z = z.detach()
+    stretched = taylor(decoder, z, random_directions(z, generator), 1).first
+    return _deviation_from_one(stretched, eps)
+
+
+def pseudo_isometry(
+    encoder: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator, eps: float = 1e-12
+) -> Tensor:
+    """Pseudo-isometry of the encoder: mean over the batch of (‖uᵀ J_g(x)‖ - 1)², one uniform unit vector u per point.
+
+    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 4: zero if J_g has orthonormal rows.
+
+    Arguments:
+        encoder: g, from (B, ...) to (B, m).
+        x: (B, ...).
+        generator: the source of randomness, on the device of ``x``.
+        eps: added under the root, for a finite gradient where uᵀ J_g = 0.
+
+    Returns:
+        Scalar.
+    """
+    z, pull = torch.func.vjp(encoder, x)
+    return _deviation_from_one(pull(random_directions(z, generator))[0], eps)
+
+
+def _deviation_from_one(vectors: Tensor, eps: float) -> Tensor:
+    return ((_squared_norm(vectors) + eps).sqrt() - 1).square().mean()
+
+
+def weight_norm(network: nn.Module) -> Tensor:
+    """Weight decay as a loss: Σ w² over the weights, not the biases, of all linear and convolution layers, without ½.
+
+    On the decoder it is the term of RAE-L2 (Ghosh et al. 2020), on the whole network that of AE-L2 and AEW. With a
+    parametrization, such as spectral normalization, the weights are those in use.
+
+    Arguments:
+        network: any module.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
+    weights = [layer.weight for layer in network.modules() if isinstance(layer, (nn.Linear, _ConvNd))]
+    if not weights:
+        raise ValueError("the network has no linear or convolution layer, so there are no weights to decay")
+    return sum(weight.square().sum() for weight in weights)

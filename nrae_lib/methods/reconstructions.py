@@ -1,0 +1,215 @@
+"""Reconstruction terms."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nrae_lib import losses
+from nrae_lib.graph import knn_graph, sample_neighbors
+from nrae_lib.methods.terms import BaseTerm, Batch, Preparation, check_choice, check_number
+
+ERRORS = ("squared", "gaussian")
+SPACES = ("latent", "data")
+
+
+@dataclass(frozen=True)
+class _Reconstruction(BaseTerm):
+    """What all reconstruction terms share.
+
+    Arguments:
+        error: "squared", the mean over features of the squared error, or "gaussian", the negative log likelihood per
+            feature under an isotropic Gaussian decoder whose standard deviation s is learned
+            (:func:`nrae_lib.losses.gaussian_likelihood`), with any of the squared errors in place of ‖x - f(z)‖²/D.
+    """
+
+    error: str = "squared"
+
+    def __post_init__(self):
+        check_choice("error", self.error, ERRORS)
+
+    def parameters(self) -> dict[str, float]:
+        return {"log_sigma": 0.0} if self.error == "gaussian" else {}
+
+    def loss(self, batch: Batch, prepared: Any) -> Tensor:
+        squared = self.squared_error(batch, prepared)
+        if self.error == "squared":
+            return squared
+        return losses.gaussian_likelihood(squared, batch.model.learned["log_sigma"])
+
+
+@dataclass(frozen=True)
+class Point(_Reconstruction):
+    """Reconstruct every point from itself."""
+
+    name: ClassVar[str] = "point"
+    formula: ClassVar[str] = r"\tfrac1D\|x-f(g(x))\|^2"
+    reference: ClassVar[str] = "Lee, Kwon and Park 2021, section 1"
+
+    def squared_error(self, batch: Batch, prepared: None) -> Tensor:
+        return losses.point_reconstruction(batch.x, batch.model.decoder(batch.code))
+
+
+@dataclass(frozen=True)
+class Denoising(_Reconstruction):
+    """Reconstruct every point from a copy with Gaussian noise of standard deviation ``corruption``.
+
+    The target is the uncorrupted point (Vincent et al., *Extracting and Composing Robust Features with Denoising
+    Autoencoders*, ICML 2008). Corrupted inputs are not clipped; the noise is drawn afresh at every step. Penalties
+    on codes see the codes of the uncorrupted points.
+    """
+
+    name: ClassVar[str] = "denoising"
+    formula: ClassVar[str] = r"\tfrac1D\|x-f(g(x+\sigma\varepsilon))\|^2"
+    reference: ClassVar[str] = "Vincent et al. 2008; noise as in Lee, Kwon and Park 2021, supplement 1.2"
+
+    corruption: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.corruption < float("inf"):
+            raise ValueError(f"corruption is a standard deviation and must be >= 0, not {self.corruption}")
+
+    def squared_error(self, batch: Batch, prepared: None) -> Tensor:
+        x = batch.x + self.corruption * batch.normal(batch.x) if self.corruption else batch.x
+        return losses.point_reconstruction(
+            batch.x, batch.model.decoder(Batch(batch.model, x, None, batch.generator).code)
+        )
+
+
+@dataclass(frozen=True)
+class Neighborhood(_Reconstruction):
+    """Reconstruct sampled neighbours from a Taylor expansion at the centre (NRAE), see
+    :func:`nrae_lib.losses.neighborhood_reconstruction`.
+
+    Arguments:
+        order: of the expansion: 0, 1 (NRAE-L) or 2 (NRAE-Q).
+        space: "latent" expands the decoder at the centre's code; "data" expands decoder and encoder together at the
+            centre itself (E-NRAE, section 4.3), without encoding the neighbours.
+        neighbor_weight: λ of the kernel (equation 4), >= 0.
+        n_neighbors: k of the graph; 0 leaves the point loss.
+        neighbors_per_point: n, neighbours sampled per point and step (the paper: 1).
+        replace: draw them with replacement.
+        include_center: whether the centre itself is reconstructed too.
+        weighting: "sample" or "equation".
+    """
+
+    name: ClassVar[str] = "neighborhood"
+    formula: ClassVar[str] = r"\tfrac{1}{|N(x)|}\sum_{x'\in N(x)}K(x',x)\,\tfrac1D\|x'-\tilde F(x';x)\|^2"
+    reference: ClassVar[str] = "Lee, Kwon and Park 2021, equations 2 to 4"
+    fixed: ClassVar[tuple[str, ...]] = ("order", "space")
+
+    order: int = 1
+    space: str = "latent"
+    neighbor_weight: float = 1.0
+    n_neighbors: int = 5
+    neighbors_per_point: int = 1
+    replace: bool = False
+    include_center: bool = True
+    weighting: str = "sample"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.order not in (0, 1, 2):
+            raise ValueError(f"the order of the expansion must be 0, 1 or 2, not {self.order}")
+        check_choice("space", self.space, SPACES)
+        check_number("neighbor_weight (λ)", self.neighbor_weight)
+        if self.n_neighbors < 0:
+            raise ValueError(f"n_neighbors (k) must be >= 0, not {self.n_neighbors}")
+        check_choice("weighting", self.weighting, losses.WEIGHTINGS)
+        too_many = not self.replace and self.neighbors_per_point > self.n_neighbors > 0
+        if self.neighbors_per_point < 1 or too_many:
+            raise ValueError(
+                f"neighbors_per_point must be at least 1 and, without replacement, at most n_neighbors "
+                f"(k = {self.n_neighbors}), not {self.neighbors_per_point}"
+            )
+
+    def prepare(self, preparation: Preparation) -> Tensor | None:
+        return preparation.graph(self.n_neighbors) if self.n_neighbors else None
+
+    def squared_error(self, batch: Batch, graph: Tensor | None) -> Tensor:
+        model = batch.model
+        if not self.n_neighbors:
+            return losses.point_reconstruction(batch.x, model.decoder(batch.code))
+        near = sample_neighbors(graph, batch.index, self.neighbors_per_point, batch.generator, self.replace)
+        x_near = batch.data[near]
+        if self.space == "data":
+            network, z, z_near = nn.Sequential(model.encoder, model.decoder), batch.x, x_near
+        else:
+            z_near = batch.code_near(near)
+            network, z = model.decoder, batch.code
+        return losses.neighborhood_reconstruction(
+            network, z, z_near, batch.x, x_near, self.order, self.neighbor_weight,
+            self.include_center, self.weighting, self.n_neighbors,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Relational(_Reconstruction):
+    """Reconstruct the neighbours from the centre's code, weighted by their similarity: the generalized autoencoder.
+
+    GAE (Wang, Huang, Wang and Wang, *Generalized Autoencoder*, CVPR-W 2014), Laplacian-eigenmap variant:
+    Σ_j s_ij ‖x_j - f(g(x_i))‖² over the neighbours j of i, s_ij = exp(-‖x_i - x_j‖²/t). After every
+    ``refresh_epochs`` epochs neighbours and weights are taken anew from the codes. The publication leaves open how
+    t is set and how often that happens: here t is ``temperature`` times the mean squared distance of neighbours, which
+    makes it independent of the data's unit, and the default refreshes every 50 epochs.
+
+    Arguments:
+        n_neighbors: k.
+        temperature: t in units of the mean squared distance between neighbours, > 0.
+        refresh_epochs: 0 keeps the weights of the data space.
+    """
+
+    name: ClassVar[str] = "relational"
+    formula: ClassVar[str] = r"\sum_{x'\in N(x)}s(x,x')\,\tfrac1D\|x'-f(g(x))\|^2"
+    reference: ClassVar[str] = "Wang et al. 2014"
+
+    n_neighbors: int = 5
+    temperature: float = 1.0
+    refresh_epochs: int = 50
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n_neighbors < 1 or self.refresh_epochs < 0:
+            raise ValueError(
+                f"n_neighbors (k) must be >= 1 and refresh_epochs >= 0, not {self.n_neighbors} and {self.refresh_epochs}"
+            )
+        check_number("temperature", self.temperature, strict=True)
+
+    def prepare(self, preparation: Preparation) -> tuple[Tensor, Tensor]:
+        return self._weights(preparation.data, preparation.graph(self.n_neighbors))
+
+    def _weights(self, points: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
+        distance = (points.flatten(1)[graph] - points.flatten(1)[:, None]).square().sum(2)
+        mean = distance.mean().clamp_min(torch.finfo(distance.dtype).tiny)  # all points equal: every weight is one
+        return graph, losses.heat_weights(distance, self.temperature * mean)
+
+    @property
+    def refreshes(self) -> bool:
+        return self.refresh_epochs > 0
+
+    @torch.no_grad()
+    def refresh(self, epoch: int, model: nn.Module, preparation: Preparation, prepared: Any) -> Any:
+        if not self.refreshes or epoch == 0 or epoch % self.refresh_epochs:
+            return prepared
+        model.eval()
+        codes = torch.cat([model.encoder(part) for part in preparation.data.split(4096)])
+        model.train()
+        return self._weights(codes, knn_graph(codes, self.n_neighbors))
+
+    def squared_error(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        graph, weights = prepared
+        near = graph[batch.index].T
+        reconstruction = batch.model.decoder(batch.code)
+        return losses.relational_reconstruction(batch.data[near], reconstruction, weights[batch.index].T)
+
+
+RECONSTRUCTIONS: dict[str, _Reconstruction] = {
+    "point": Point(),
+    "denoising": Denoising(),
+    "gaussian_likelihood": Point("gaussian"),
+    **{f"neighborhood_{order}": Neighborhood(order=order) for order in (0, 1, 2)},
+    **{f"extended_{order}": Neighborhood(order=order, space="data") for order in (1, 2)},
+    "relational": Relational(),
+}

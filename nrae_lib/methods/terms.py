@@ -1,0 +1,166 @@
+"""What a loss term may ask for: the batch and everything already computed of it, and what is prepared once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nrae_lib.graph import knn_graph
+from nrae_lib.taylor import taylor
+
+
+class Preparation:
+    """The training data, and what is computed from it once before training; two terms share one graph.
+
+    Arguments:
+        data: (N, ...) all training points, on the device of the training.
+        latent_dim: m.
+        seed: for preparations that draw random numbers.
+    """
+
+    def __init__(self, data: Tensor, latent_dim: int, seed: int):
+        self.data, self.latent_dim, self.seed = data, latent_dim, seed
+        self._graphs: dict[int, Tensor] = {}
+
+    def graph(self, n_neighbors: int) -> Tensor:
+        """(N, k) indices of the nearest neighbours, see :func:`nrae_lib.graph.knn_graph`."""
+        if n_neighbors not in self._graphs:
+            self._graphs[n_neighbors] = knn_graph(self.data, n_neighbors)
+        return self._graphs[n_neighbors]
+
+
+class Batch:
+    """One batch on its way through the terms of an objective; its codes are computed once, by whoever asks first.
+
+    Arguments:
+        model: the autoencoder.
+        data: (N, ...) all training points, on the device.
+        index: (B,) the points of this batch, or None for all of them in order.
+        generator: the source of randomness, on the same device.
+    """
+
+    def __init__(self, model: nn.Module, data: Tensor, index: Tensor | None, generator: torch.Generator):
+        self.model, self.data, self.generator = model, data, generator
+        self.is_whole = index is None
+        self.index = torch.arange(len(data), device=data.device) if index is None else index
+        self.x = data if index is None else data[index]
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of ``like``."""
+        return torch.empty_like(like).normal_(generator=self.generator)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the encoder gives a Gaussian posterior instead of a code."""
+        return hasattr(self.model.encoder, "posterior")
+
+    @cached_property
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        """(B, m) mean μ and (B, m) log σ of the codes of ``x``."""
+        return self.model.encoder.posterior(self.x)
+
+    @cached_property
+    def code(self) -> Tensor:
+        """(B, m) codes of ``x``: z = g(x), or a draw μ + σ ε from the posterior."""
+        return self._draw(*self.posterior) if self.is_stochastic else self.model.encoder(self.x)
+
+    def _draw(self, mean: Tensor, log_deviation: Tensor) -> Tensor:
+        return mean + log_deviation.exp() * self.normal(mean)
+
+    def code_near(self, near: Tensor) -> Tensor:
+        """(n, B, m) codes of the points with indices ``near`` (n, B); centres and neighbours in one call."""
+        if self.is_whole and not self.is_stochastic:  # every neighbour is in the batch: its code is already there
+            return self.code[near]
+        both = torch.cat([self.x[None], self.data[near]]).flatten(0, 1)
+        shape = (len(near) + 1, len(self.x))
+        if self.is_stochastic:
+            mean, log_deviation = (part.unflatten(0, shape) for part in self.model.encoder.posterior(both))
+            self.posterior, codes = (mean[0], log_deviation[0]), self._draw(mean, log_deviation)
+        else:  # the one-pass value is the encoder's, by faster kernels
+            codes = taylor(self.model.encoder, both, both, 0).value.unflatten(0, shape)
+        self.code = codes[0]
+        return codes[1:]
+
+
+class Term(Protocol):
+    """A reconstruction term or a penalty: a frozen dataclass whose fields are the method's options.
+
+    Class attributes say what the page of methods shows and what the objective has to know:
+
+        name: identifier; of a penalty also the prefix of its option ``<name>_weight``.
+        formula, reference: LaTeX and source.
+        fixed: fields that a method's name decides and no option changes.
+        summed: the paper weighs the penalty against an error summed over D features; this library's error is the
+            mean over features, so the weight is divided by D.
+        posterior: "learned" or "constant" where the codes must have a Gaussian posterior.
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[str]
+    reference: ClassVar[str]
+    fixed: ClassVar[tuple[str, ...]]
+
+    def prepare(self, preparation: Preparation) -> Any:
+        """What is computed once before training, made of tensors on the data's device; None for nothing."""
+
+    def loss(self, batch: Batch, prepared: Any) -> Tensor:
+        """Scalar loss of one batch, without the penalty's weight."""
+
+
+class BaseTerm:
+    """Defaults of :class:`Term`: nothing to prepare, nothing to learn."""
+
+    name: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    summed: ClassVar[bool] = False
+    posterior: ClassVar[str] = ""
+
+    def prepare(self, preparation: Preparation) -> Any:
+        return None
+
+    def refresh(self, epoch: int, model: nn.Module, preparation: Preparation, prepared: Any) -> Any:
+        """What was prepared, as it is from ``epoch`` on; most terms never change it."""
+        return prepared
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether :meth:`refresh` ever changes anything, so that a checkpoint must keep it."""
+        return False
+
+    def parameters(self) -> dict[str, float]:
+        """Initial values of scalars that are learned together with the network."""
+        return {}
+
+
+def check_number(name: str, value: float, low: float = 0.0, strict: bool = False) -> None:
+    """Stop with one sentence unless ``value`` is finite and at least (``strict``: above) ``low``."""
+    inside = low < value < float("inf") if strict else low <= value < float("inf")
+    if not inside:
+        raise ValueError(f"{name} must be a finite number {'>' if strict else '>='} {low:g}, not {value}")
+
+
+def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+    """Stop with one sentence unless ``value`` is one of ``valid``."""
+    if value not in valid:
+        raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
+
+
+@contextmanager
+def per_sample(network: nn.Module) -> Iterator[nn.Module]:
+    """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample.
+
+    In training mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong.
+    """
+    mixing = [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training]
+    for part in mixing:
+        part.eval()
+    try:
+        yield network
+    finally:
+        for part in mixing:
+            part.train()
