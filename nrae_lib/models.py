@@ -52,7 +52,8 @@ class Circular(nn.Module):
     """A code on the unit circle (m = 2) or sphere: z/‖z‖, per sample (NRAE, section 4.2, Figure 9)."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return z / z.norm(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).eps)
+        # Not torch.norm, whose second derivative in forward mode cannot be back-propagated.
+        return z / z.square().sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
 
 
 # Forms of the latent code: what follows the encoder's last layer. The entropic autoencoder normalizes each coordinate

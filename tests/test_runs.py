@@ -57,7 +57,7 @@ def test_equal_runs_have_equal_keys_however_they_are_written():
 def test_a_changed_default_changes_the_key(monkeypatch):
     """Or a stored result would answer for a loss that it was not trained with."""
     old, entry = RUN.key, methods.CATALOGUE["nrae_l"]
-    changed = replace(entry, reconstruction=replace(entry.reconstruction, n_neighbors=9))
+    changed = replace(entry, objective=entry.objective.configure(n_neighbors=9))
     monkeypatch.setitem(methods.CATALOGUE, "nrae_l", changed)
     assert Run.from_dict(asdict(RUN)).key != old
 
@@ -229,7 +229,7 @@ def test_an_edit_of_the_library_leaves_quick_results_behind(monkeypatch, tmp_pat
     before = Store.of("quick", "sine").folder
     runs._code.cache_clear()
     original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "losses.py"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "latent.py"))
     assert Store.of("quick", "sine").folder != before
     runs._code.cache_clear()
 

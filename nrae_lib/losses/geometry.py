@@ -62,7 +62,7 @@ def encoder_contraction(
 def decoder_jacobian_norm(
     decoder: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Gradient penalty of RAE-GP: mean over the batch of ‖J_f(z)‖_F² (Ghosh et al. 2020, equation 12).
+    """Gradient penalty of RAE-GP: mean over the batch of ‖J_f(z)‖_F² (Ghosh et al. 2020).
 
     Without a generator exact, by m directions through the decoder at once. With one, the unbiased estimate
     ‖J_f(z) u‖² with one u ~ N(0, I_m) per code. Released codes compute other things: see
@@ -102,8 +102,8 @@ def energy_gradient_norm(decoder: Callable[[Tensor], Tensor], z: Tensor) -> Tens
 def isometry(decoder: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Generator, eps: float = 1e-12) -> Tensor:
     """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one uniform unit vector u per code.
 
-    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 3. The norm is over all D features. The codes
-    are constants here: the term trains the decoder only (equation 6).
+    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 6. The norm is over all D features. The codes
+    are constants here: the term trains the decoder only.
 
     Arguments:
         decoder: f, from (B, m) to (B, ...).
@@ -124,7 +124,7 @@ def pseudo_isometry(
 ) -> Tensor:
     """Pseudo-isometry of the encoder: mean over the batch of (‖uᵀ J_g(x)‖ - 1)², one uniform unit vector u per point.
 
-    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 4: zero if J_g has orthonormal rows.
+    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 7: zero if J_g has orthonormal rows.
 
     Arguments:
         encoder: g, from (B, ...) to (B, m).

@@ -12,14 +12,14 @@ _EULER_GAMMA = 0.5772156649015329
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # Without the expansion ‖a‖² + ‖b‖² - 2ab: exact for near points, and its gradient at distance zero is zero, not NaN.
+    # Without the expansion ‖a‖² + ‖b‖² - 2ab: exact for near points, and its gradient at distance zero is zero.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def kl_to_standard_normal(mean: Tensor, log_deviation: Tensor) -> Tensor:
     """Kullback-Leibler divergence of N(μ, diag σ²) from N(0, I), mean over the batch of ½ Σ_m (μ² + σ² - 2 log σ - 1).
 
-    Kingma and Welling, *Auto-Encoding Variational Bayes*, 2014, appendix B. In nats, summed over the m latent dimensions.
+    Kingma and Welling, *Auto-Encoding Variational Bayes*, 2014, appendix B. In nats, summed over the latent dimensions.
 
     Arguments:
         mean: (B, m) μ.
@@ -39,7 +39,7 @@ def maximum_mean_discrepancy(z: Tensor, prior: Tensor, kernel: str = "gaussian")
 
         MMD² = (1/(n(n-1))) Σ_{i≠j} k(z_i, z_j) + (1/(n'(n'-1))) Σ_{i≠j} k(p_i, p_j) - (2/(n n')) Σ_{i,j} k(z_i, p_j)
 
-    (Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, equation 3). An estimate, so it may be negative.
+    (Gretton et al., *A Kernel Two-Sample Test*, JMLR 2012, lemma 6). An estimate, so it may be negative.
 
         "gaussian": k = exp(-d² / (2h²)), 2h² = median of d² within z + median of d² within the prior sample,
         without gradient; the baseline WAE of Lee et al., whose code is that of Yoon et al., *Autoencoding Under
@@ -85,7 +85,7 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 def code_norm(z: Tensor) -> Tensor:
     """Mean over batch and latent dimensions of z², the embedding loss of the regularized autoencoders, without ½.
 
-    Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020, equation 10; reduction of the released code.
+    Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020; reduction of the released code.
 
     Arguments:
         z: (B, m).
@@ -141,7 +141,7 @@ def distance_to_target(z: Tensor, target: Tensor) -> Tensor:
     """Mean over batch and latent dimensions of (z - e)², the geometric loss of GRAE.
 
     Duque, Morin, Wolf and Moon, *Extendable and Invertible Manifold Learning with Geometry Regularized Autoencoders*,
-    2020, equation 3; reduction of the released code. The targets e are an embedding of the training points (PHATE).
+    2020; reduction of the released code. The targets e are an embedding of the training points (PHATE).
 
     Arguments:
         z, target: (B, m).
@@ -181,9 +181,10 @@ def barycenter_error(z: Tensor, z_near: Tensor, weights: Tensor) -> Tensor:
     """How far each code is from the barycentre of its neighbours' codes, mean over the batch of ‖z_i - Σ_j w_ij z_j‖².
 
     The structure-preserving term of the baseline SPAE of Lee et al. Inferred: the paper says only that linear
-    coefficients are computed beforehand (those of Chen et al., *Structure-Preserving Variational Autoencoder*, 2021),
-    and that the encoder is applied to the neighbours too; this reading takes the coefficients of locally linear
-    embedding, :func:`barycenter_weights`. Constant codes minimize it, so it needs a reconstruction term beside it.
+    coefficients are computed beforehand (Chen et al., *Neighborhood Geometric Structure-Preserving Variational
+    Autoencoder for Smooth and Bounded Data Sources*, 2021) and that the encoder is applied to the neighbours too; this
+    reading takes the coefficients of locally linear embedding, :func:`barycenter_weights`. Constant codes minimize it,
+    so it needs a reconstruction term beside it.
 
     Arguments:
         z: (B, m) codes of the points.

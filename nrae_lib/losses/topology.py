@@ -44,7 +44,7 @@ def topological_loss(x: Tensor, z: Tensor, latent_scale: Tensor | float = 1.0) -
 
         L = (1/B) [ Σ (A^X[π_X] - A^Z[π_X])² + Σ (A^Z[π_Z] - A^X[π_Z])² ].
 
-    Moor, Horn, Rieck and Borgwardt, *Topological Autoencoders*, ICML 2020, equations 3 and 4; no ½, division by B and
+    Moor, Horn, Rieck and Borgwardt, *Topological Autoencoders*, ICML 2020; no ½, division by B and
     both scales as in the released code. The edges are constants, the distances carry the gradient, which is zero
     between duplicates.
 

@@ -76,7 +76,8 @@ class Method:
 
 
 SYMBOLS = {"neighbor_weight": "λ", "n_neighbors": "k", "corruption": "σ"} | {
-    f"{name}_weight": f"{name.replace('_', ' ')} weight" for name in PENALTIES
+    penalty.weight_option: f"{penalty.weight_option.removesuffix('_weight').replace('_', ' ')} weight"
+    for penalty in PENALTIES.values()
 }
 
 # Sixteen runs for every method that has something to choose. One coefficient: half decades, which hold all values that
@@ -131,7 +132,7 @@ CATALOGUE: dict[str, Method] = {
         Method("vae", "VAE", Objective(Point("gaussian"), (KL(),)), "Kingma and Welling 2014", note=_VAE_NOTE),
         Method(
             "wae", "WAE", Objective(Point(), (MMD(),)), "Tolstikhin et al. 2018", _one_weight("mmd"),
-            note="Gaussian kernel with the median heuristic as in NRAE; mmd_kernel of the original paper: kernel='imq'.",
+            note="Gaussian kernel with the median heuristic as in NRAE; that of the original paper: kernel='imq'.",
         ),
         Method(
             "dae", "DAE", Objective(Denoising()), Denoising.reference,
@@ -170,12 +171,12 @@ CATALOGUE: dict[str, Method] = {
         *_combined("SPAE", Barycenter(), _SPAE_NOTE),
         *_combined("GRAE", PhateTarget()),
         Method(
-            "iae", "I-AE", Objective(Point(), (Isometry(), PseudoIsometry())), f"{_IAE}, equations 3 to 5",
-            {"isometry_weight": _COARSE, "pseudo_isometry_weight": _COARSE}, note=_ISO_NOTE,
+            "iae", "I-AE", Objective(Point(), (Isometry(), PseudoIsometry())), f"{_IAE}, equation 8",
+            _one_weight("isometry"), note=_ISO_NOTE,
         ),
         Method(
             "iae_piso", "I-AE (piso)", Objective(Point(), (PseudoIsometry(),)), f"{_IAE}, Table 6",
-            _one_weight("pseudo_isometry"), note="The paper's λ weighs an error summed over features.",
+            _one_weight("isometry"), note="The paper's λ weighs an error summed over features.",
         ),
         Method(
             "tcae", "TCAE", Objective(Point(), (Contraction(),), weights="tied"), "Rifai et al. 2011; I-AE baseline",
@@ -187,11 +188,11 @@ CATALOGUE: dict[str, Method] = {
         ),
         Method("rae", "RAE", Objective(Point(), (CodeNorm(),)), _RAE, _one_weight("code_norm"), "gmm"),
         Method(
-            "rae_l2", "RAE-L2", Objective(Point(), (CodeNorm(1e-4), WeightNorm())), f"{_RAE}, equation 12",
+            "rae_l2", "RAE-L2", Objective(Point(), (CodeNorm(1e-4), WeightNorm())), _RAE,
             {"code_norm_weight": _COARSE, "weight_norm_weight": (1e-7, 1e-6, 1e-5, 1e-4)}, "gmm",
         ),
         Method(
-            "rae_gp", "RAE-GP", Objective(Point(), (CodeNorm(1e-4), DecoderJacobian())), f"{_RAE}, equation 13",
+            "rae_gp", "RAE-GP", Objective(Point(), (CodeNorm(1e-4), DecoderJacobian())), _RAE,
             {"code_norm_weight": _COARSE, "gradient_weight": (1e-6, 1e-4, 1e-2, 1.0)}, "gmm",
             note="The Frobenius norm of both papers; form='released' is what the authors' code computes instead.",
         ),
@@ -200,11 +201,11 @@ CATALOGUE: dict[str, Method] = {
             "gmm", note="On encoder and decoder as in the released code; weights='spectral_decoder' for the decoder alone.",
         ),
         Method(
-            "ae_l2", "AE-L2", Objective(Point(), (WeightNorm(),)), f"{_RAE}, baseline", _one_weight("weight_norm"),
+            "ae_l2", "AE-L2", Objective(Point(), (WeightNorm(),)), _RAE, _one_weight("weight_norm"),
             "gaussian",
         ),
         Method(
-            "cv_vae", "CV-VAE", Objective(Point(), (KL(0.039, "constant"),)), f"{_RAE}, section 3", _one_weight("kl"),
+            "cv_vae", "CV-VAE", Objective(Point(), (KL(0.039, "constant"),)), _RAE, _one_weight("kl"),
             note="σ_z = 0.7 and the coefficient are those of the released MNIST configuration.",
         ),
         Method(

@@ -67,7 +67,7 @@ class Objective:
         """Every option and its value, by flat name.
 
         A penalty's weight is ``<penalty>_weight``. Other fields keep their names; one that several terms share, such
-        as n_neighbors, is set in all of them.
+        as n_neighbors or the λ_iso of I-AE, is set in all of them.
         """
         found: dict[str, Any] = {}
         for term in self.terms.values():
@@ -77,7 +77,7 @@ class Objective:
         return {**found, "latent": self.latent, "weights": self.weights}
 
     def _flat(self, term: BaseTerm, name: str) -> str:
-        return f"{term.name}_weight" if name == "weight" else name
+        return term.weight_option if name == "weight" else name
 
     def configure(self, **options) -> "Objective":
         """This objective with ``options`` (flat names) set.

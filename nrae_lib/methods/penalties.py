@@ -21,10 +21,15 @@ EXACT_JACOBIAN_LIMIT = 2**16
 class _Penalty(BaseTerm):
     """Arguments: weight: the coefficient, in the paper's convention (see ``summed``), >= 0."""
 
+    weight_option: ClassVar[str]
+
     weight: float = 1.0
 
+    def __init_subclass__(cls):
+        cls.weight_option = vars(cls).get("weight_option", f"{cls.name}_weight")
+
     def __post_init__(self):
-        check_number(f"{self.name}_weight", self.weight)
+        check_number(self.weight_option, self.weight)
 
 
 def _generator(jacobian: str, batch: Batch, latent_dim: int) -> torch.Generator | None:
@@ -220,7 +225,7 @@ class Isometry(_Penalty):
 
     name: ClassVar[str] = "isometry"
     formula: ClassVar[str] = r"\mathbb E_{z,u}\big(\|J_f(z)u\|-1\big)^2"
-    reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 4"
+    reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 6"
     summed: ClassVar[bool] = True
 
     weight: float = 0.1
@@ -246,11 +251,15 @@ class Isometry(_Penalty):
 
 @dataclass(frozen=True)
 class PseudoIsometry(_Penalty):
-    """L_piso of I-AE: the encoder is a pseudo-inverse of an isometry, see :func:`nrae_lib.losses.pseudo_isometry`."""
+    """L_piso of I-AE: the encoder is a pseudo-inverse of an isometry, see :func:`nrae_lib.losses.pseudo_isometry`.
+
+    Its weight and that of :class:`Isometry` are one option, ``isometry_weight``: the paper has a single λ_iso.
+    """
 
     name: ClassVar[str] = "pseudo_isometry"
+    weight_option: ClassVar[str] = "isometry_weight"
     formula: ClassVar[str] = r"\mathbb E_{x,u}\big(\|u^\top J_g(x)\|-1\big)^2"
-    reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 5"
+    reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 7"
     summed: ClassVar[bool] = True
 
     weight: float = 0.1
@@ -266,7 +275,7 @@ class CodeNorm(_Penalty):
 
     name: ClassVar[str] = "code_norm"
     formula: ClassVar[str] = r"\tfrac1m\|g(x)\|^2"
-    reference: ClassVar[str] = "Ghosh et al. 2020, equation 8; reduction of the released code"
+    reference: ClassVar[str] = "Ghosh et al. 2020; reduction of the released code"
 
     weight: float = 5e-4
 
@@ -280,7 +289,7 @@ class WeightNorm(_Penalty):
 
     name: ClassVar[str] = "weight_norm"
     formula: ClassVar[str] = r"\textstyle\sum w^2"
-    reference: ClassVar[str] = "Ghosh et al. 2020, equation 12"
+    reference: ClassVar[str] = "Ghosh et al. 2020"
 
     weight: float = 1e-7
     part: str = "decoder"
@@ -305,7 +314,7 @@ class DecoderJacobian(_Penalty):
 
     name: ClassVar[str] = "gradient"
     formula: ClassVar[str] = r"\|J_f(g(x))\|_F^2"
-    reference: ClassVar[str] = "Ghosh et al. 2020, equation 13"
+    reference: ClassVar[str] = "Ghosh et al. 2020"
 
     weight: float = 1e-6
     form: str = "frobenius"

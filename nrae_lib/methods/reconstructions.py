@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from nrae_lib import losses
 from nrae_lib.graph import knn_graph, sample_neighbors
-from nrae_lib.methods.terms import BaseTerm, Batch, Preparation, check_choice, check_number
+from nrae_lib.methods.terms import (
+    BaseTerm,
+    Batch,
+    Preparation,
+    check_choice,
+    check_number,
+    mixing_layers,
+    per_sample,
+)
 
 ERRORS = ("squared", "gaussian")
 SPACES = ("latent", "data")
@@ -134,14 +142,18 @@ class Neighborhood(_Reconstruction):
             return losses.point_reconstruction(batch.x, model.decoder(batch.code))
         near = sample_neighbors(graph, batch.index, self.neighbors_per_point, batch.generator, self.replace)
         x_near = batch.data[near]
-        if self.space == "data":
-            network, z, z_near = nn.Sequential(model.encoder, model.decoder), batch.x, x_near
-        else:
+        if self.space == "latent":
             z_near = batch.code_near(near)
-            network, z = model.decoder, batch.code
+            return self._expanded(model.decoder, batch.code, z_near, batch.x, x_near)
+        if mixing_layers(model.encoder):
+            batch.code  # noqa: B018 -- the running statistics follow the codes, of which the expansion has none
+        with per_sample(model):
+            return self._expanded(nn.Sequential(model.encoder, model.decoder), batch.x, x_near, batch.x, x_near)
+
+    def _expanded(self, network: nn.Module, z: Tensor, z_near: Tensor, x: Tensor, x_near: Tensor) -> Tensor:
         return losses.neighborhood_reconstruction(
-            network, z, z_near, batch.x, x_near, self.order, self.neighbor_weight,
-            self.include_center, self.weighting, self.n_neighbors,
+            network, z, z_near, x, x_near, self.order, self.neighbor_weight, self.include_center, self.weighting,
+            self.n_neighbors,
         )  # fmt: skip
 
 

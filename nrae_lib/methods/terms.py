@@ -150,13 +150,19 @@ def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
 
 
+def mixing_layers(network: nn.Module) -> list[nn.Module]:
+    """The batch normalizations in training mode, which mix the samples of a batch."""
+    kinds = nn.modules.batchnorm._BatchNorm
+    return [part for part in network.modules() if isinstance(part, kinds) and part.training]
+
+
 @contextmanager
 def per_sample(network: nn.Module) -> Iterator[nn.Module]:
     """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample.
 
     In training mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong.
     """
-    mixing = [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training]
+    mixing = mixing_layers(network)
     for part in mixing:
         part.eval()
     try:
