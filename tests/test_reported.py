@@ -153,9 +153,8 @@ def test_few_seeds_are_inconclusive_and_missing_methods_not_run():
 
 def test_every_rule_survives_a_single_seed():
     """Few seeds must end in a verdict, not in an error, and never in a test on one number."""
-    one = frame(ae=[1.0], dae=[1.0], nrae_l=[0.5], nrae_q=[0.4]).assign(
-        order_breaks=[1.0, 1, 0, 0], train_order_breaks=0.0, total_turning=1.0
-    )
+    everyone = {name: [1.0] for name in ("ae", "vae", "wae", "dae", "cae", "grae", "spae", "nrae_l", "nrae_q")}
+    one = frame(**everyone).assign(order_breaks=1.0, train_order_breaks=0.0, total_turning=1.0)
     for page in ("fig4_sine", "table1_sine", "fig7_swissroll"):
         assert {v.status for v in reported.judge(page, one, "quick", ("paper",))} == {"inconclusive"}
 

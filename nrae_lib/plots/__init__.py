@@ -12,7 +12,6 @@ from nrae_lib.plots.many_runs import mean_and_deviation, per_seed, search_grid
 from nrae_lib.plots.style import (
     MANIFOLD_COLOUR,
     METHOD_COLOURS,
-    METHOD_LABELS,
     ORDER_COLOURS,
     PAGE_STYLE,
     SAMPLE_COLOUR,
@@ -27,7 +26,6 @@ from nrae_lib.plots.style import (
 __all__ = [
     "MANIFOLD_COLOUR",
     "METHOD_COLOURS",
-    "METHOD_LABELS",
     "ORDER_COLOURS",
     "PAGE_STYLE",
     "SAMPLE_COLOUR",

@@ -29,7 +29,7 @@ METHOD_COLOURS = {
     "nrae_l": SAMPLE_COLOUR,
     "nrae_q": "#dc4b1e",
 }
-METHOD_LABELS = {name: name.upper().replace("_", "-") for name in METHOD_COLOURS}
+_EMBEDDING_LABELS = {"pca": "PCA", "umap": "UMAP", "tsne": "t-SNE", "lle": "LLE"}
 
 # Blue to purple to orange, never lighter or darker than the limits above: an ordinary map such as viridis loses one
 # of its two ends on either a white or a dark page.
@@ -57,8 +57,13 @@ _FIGURE_STYLE = (
 
 
 def method_label(name):
-    """The name of a method as the paper prints it: "nrae_l" becomes "NRAE-L"; other names stay as they are."""
-    return METHOD_LABELS.get(name, str(name))
+    """The name of a method as its paper prints it: "nrae_l" becomes "NRAE-L"; other names stay as they are."""
+    from nrae_lib.methods import get
+
+    try:
+        return get(str(name)).title
+    except ValueError:  # not in the catalogue
+        return _EMBEDDING_LABELS.get(name, str(name))
 
 
 def method_colour(name):
