@@ -442,3 +442,22 @@ def test_the_generalized_autoencoder_takes_its_weights_from_the_codes_when_it_re
     assert torch.equal(graph, distance.argsort(1)[:, :3])
     squared = distance.gather(1, graph).square()
     torch.testing.assert_close(weights, torch.exp(-squared / squared.mean()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ALL)
+def test_cuda_and_cpu_agree(name):
+    """Exactly where the loss draws no random numbers (which differ between devices), within their spread elsewhere."""
+    method, data = methods.get(name), data_of((3,)).double()
+    objective = method.configure(**({"neighbors_per_point": 5} if "neighbors_per_point" in method.options else {}))
+
+    def loss(device, seed):
+        model = model_of((3,), dtype=torch.float64, objective=objective).to(device)
+        prepared = objective.prepare(Preparation(data.to(device), 2, 0))
+        return objective.loss(
+            Batch(model, data.to(device), None, torch.Generator(device).manual_seed(seed)), prepared
+        ).item()
+
+    on_cpu, on_cuda = ([loss(device, seed) for seed in range(20)] for device in ("cpu", "cuda"))
+    spread = max(on_cpu) - min(on_cpu)
+    assert sum(on_cuda) / 20 == pytest.approx(sum(on_cpu) / 20, rel=1e-9, abs=spread)

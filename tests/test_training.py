@@ -73,11 +73,13 @@ class Killed(BaseException):
     """Stands for a signal: not an Exception, so nothing may swallow it."""
 
 
+# gae changes its graph during training, eae has running statistics, topoae learns a scalar beside the network.
+@pytest.mark.parametrize("name", ["nrae_q", "gae", "eae", "topoae"])
 @pytest.mark.parametrize("batch_size", [8, 20])
 @pytest.mark.parametrize("die_at", [2, 5, 9])
-def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, tmp_path):
+def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, name, tmp_path):
     frames = (0, 3, 6, 12)
-    whole, uninterrupted = train(batch_size=batch_size, frame_epochs=frames, draw=draw)
+    whole, uninterrupted = train(name, batch_size=batch_size, frame_epochs=frames, draw=draw)
 
     checkpoint, calls = tmp_path / "state", []
 
@@ -89,10 +91,11 @@ def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, tmp_path):
 
     every = tuple(range(13))  # recorded each epoch only so that the callback can die in the middle
     with pytest.raises(Killed):
-        train(batch_size=batch_size, frame_epochs=every, draw=dying, checkpoint=checkpoint, checkpoint_seconds=0)
+        train(name, batch_size=batch_size, frame_epochs=every, draw=dying, checkpoint=checkpoint, checkpoint_seconds=0)
     drawn = []
     resumed, rest = train(
-        batch_size=batch_size, frame_epochs=every, draw=lambda model: drawn.append(None) or draw(model),
+        name, batch_size=batch_size, frame_epochs=every,
+        draw=lambda model: drawn.append(None) or draw(model),
         checkpoint=checkpoint,
     )  # fmt: skip
     assert len(drawn) == 13 - die_at, "it started from the beginning"
