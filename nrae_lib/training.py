@@ -25,7 +25,8 @@ class Optimization:
 
     Arguments:
         epochs: passes over the data.
-        batch_size: points per step; the last batch of an epoch may be smaller. At N or more every step sees all.
+        batch_size: points per step; the last batch of an epoch may be smaller (a single point joins the batch before).
+            At N or more every step sees all.
         learning_rate: Adam's step size.
         decay_start: fraction of the epochs after which the learning rate shrinks by ``decay_factor`` every
             ``decay_every`` epochs; 1.0 means never. The released code has 0.8, 10 and 0.9.
@@ -103,9 +104,10 @@ def fit(
     check_points(data, "training data")
     device = next(model.parameters()).device
     data = data.to(device)
-    model.train()
+    model.eval()  # a look at the shape must not move running statistics
     with torch.no_grad():
         latent_dim = model.encoder(data[:2]).shape[1]
+    model.train()
     preparation = Preparation(data, latent_dim, seed)
     prepared = objective.prepare(preparation)
     generator = torch.Generator(device).manual_seed(seed)
@@ -127,7 +129,7 @@ def fit(
         if batch_size == len(data):
             batches = (None,)
         else:
-            batches = torch.randperm(len(data), generator=generator, device=device).split(batch_size)
+            batches = _split(torch.randperm(len(data), generator=generator, device=device), batch_size)
         for index in batches:
             batch = Batch(model, data, index, generator)
             trained.loss[epoch] += step(objective, batch, prepared, optimizer) * (len(batch.x) / len(data))
@@ -150,6 +152,12 @@ def fit(
     trained.seconds = seconds_before + time.perf_counter() - started
     model.eval()
     return trained
+
+
+def _split(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Batches of ``batch_size``; a last one of a single point, which has no statistics, joins the one before."""
+    *full, last = order.split(batch_size)
+    return (*full[:-1], torch.cat([full[-1], last])) if len(last) == 1 < batch_size and full else (*full, last)
 
 
 def _drawn(model: nn.Module, draw: Callable[[nn.Module], Tensor]) -> Tensor:

@@ -1,5 +1,8 @@
 """Measures against hand-computed values and independent implementations."""
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -77,3 +80,51 @@ def test_total_turning_of_known_curves():
 
 def test_total_turning_survives_repeated_points_and_reversals():
     assert measures.total_turning(torch.tensor([[0.0, 0], [1, 0], [1, 0], [0, 0]])) == pytest.approx(1.0)
+
+
+def moments(count, features, seed):
+    samples = np.random.default_rng(seed).normal(size=(count, features)) * np.arange(1, features + 1) + seed
+    return samples.mean(0), np.cov(samples.T)
+
+
+@pytest.mark.parametrize(("count", "tolerance"), [(200, 1e-10), (4, 1e-6)], ids=["regular", "singular"])
+def test_frechet_distance_agrees_with_pytorch_fid(count, tolerance):
+    """Fewer samples than features leave singular covariances, where pytorch-fid's matrix root loses half the digits."""
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    a, b = moments(count, 6, 0), moments(count, 6, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its use of scipy
+        expected = fid_score.calculate_frechet_distance(*a, *b)
+    assert measures.frechet_distance(*a, *b) == pytest.approx(expected, rel=tolerance)
+    assert measures.frechet_distance(*map(torch.from_numpy, a), *b) == measures.frechet_distance(*a, *b)
+
+
+def test_frechet_distance_of_diagonal_covariances():
+    """Commuting covariances: ‖μa - μb‖² + Σ (σa - σb)², also where a variance is zero."""
+    a, b = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([3.0, 0.0, 5.0])
+    distance = measures.frechet_distance(torch.zeros(3), a.square().diag(), torch.ones(3), b.square().diag())
+    assert distance == pytest.approx(3 + (a - b).square().sum().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [3, 100])
+def test_frechet_distance_to_itself_is_zero_to_rounding_also_for_singular_covariances(count):
+    """Roots of eigenvalues would leave 1e-7 of the trace here."""
+    mean, covariance = moments(count, 40, 2)
+    assert measures.frechet_distance(mean, covariance, mean, covariance) <= 1e-12 * covariance.trace()
+
+
+def test_frechet_distance_is_symmetric_and_unchanged_by_a_rotation():
+    a, b = moments(5, 8, 0), moments(50, 8, 1)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    turned = [(rotation @ mean, rotation @ covariance @ rotation.T) for mean, covariance in (a, b)]
+    distance = measures.frechet_distance(*a, *b)
+    assert measures.frechet_distance(*b, *a) == pytest.approx(distance, rel=1e-10)
+    assert measures.frechet_distance(*turned[0], *turned[1]) == pytest.approx(distance, rel=1e-10)
+
+
+def test_frechet_distance_refuses_what_is_no_pair_of_gaussians():
+    mean, covariance = torch.zeros(3), torch.eye(3)
+    with pytest.raises(ValueError, match=r"two means \(D,\) and two covariances"):
+        measures.frechet_distance(mean, covariance, mean[:2], covariance)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        measures.frechet_distance(mean, covariance, mean * torch.nan, covariance)

@@ -56,6 +56,14 @@ def test_loss_falls_and_is_the_mean_over_all_points():
     torch.testing.assert_close(uneven.loss[0], first.loss[0])
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(20, [8, 8, 4]), (17, [8, 9]), (16, [8, 8]), (9, [9])])
+def test_no_batch_is_left_with_a_single_point(count, sizes):
+    batches = training._split(torch.randperm(count), 8)
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
+    assert [len(batch) for batch in training._split(torch.arange(3), 1)] == [1, 1, 1]
+
+
 def test_learning_rate_schedule_of_the_released_code():
     schedule = Optimization(2000, 32, 1e-3, decay_start=0.8, decay_every=10, decay_factor=0.9)
     assert schedule.rate(0) == schedule.rate(1609) == 1e-3

@@ -22,6 +22,9 @@ class _Penalty(BaseTerm):
     """Arguments: weight: the coefficient, in the paper's convention (see ``summed``), >= 0."""
 
     weight_option: ClassVar[str]
+    # For the page of methods, in words: what is prepared before training, and what is added to a step.
+    prepares: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
 
     weight: float = 1.0
 
@@ -50,6 +53,7 @@ class KL(_Penalty):
     name: ClassVar[str] = "kl"
     formula: ClassVar[str] = r"\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
     reference: ClassVar[str] = "Kingma and Welling 2014"
+    cost: ClassVar[str] = "nothing but a wider last layer of the encoder"
     summed: ClassVar[bool] = True
 
     posterior: str = "learned"
@@ -77,6 +81,7 @@ class MMD(_Penalty):
     name: ClassVar[str] = "mmd"
     formula: ClassVar[str] = r"\mathrm{MMD}^2_\kappa\big(g(x),\mathcal N(0,I)\big)"
     reference: ClassVar[str] = "Tolstikhin et al. 2018; kernel as in Lee, Kwon and Park 2021, supplement 1.2"
+    cost: ClassVar[str] = "three kernels of B × B pairs"
 
     weight: float = 0.01
     kernel: str = "gaussian"
@@ -86,8 +91,6 @@ class MMD(_Penalty):
         check_choice("kernel", self.kernel, losses.KERNELS)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
-        if len(batch.x) < 2:  # the last batch of an epoch may hold one point, which has no distribution to compare
-            return batch.code.sum() * 0
         return losses.maximum_mean_discrepancy(batch.code, batch.normal(batch.code), self.kernel)
 
 
@@ -102,6 +105,7 @@ class Contraction(_Penalty):
     name: ClassVar[str] = "contraction"
     formula: ClassVar[str] = r"\|J_g(x)\|_F^2"
     reference: ClassVar[str] = "Rifai et al. 2011"
+    cost: ClassVar[str] = "m vector-Jacobian products of the encoder, or one for the estimate"
 
     weight: float = 0.01
     jacobian: str = "auto"
@@ -128,6 +132,8 @@ class PhateTarget(_Penalty):
     name: ClassVar[str] = "phate"
     formula: ClassVar[str] = r"\tfrac1m\|g(x)-z_{\mathrm{PHATE}}\|^2"
     reference: ClassVar[str] = "Duque et al. 2020"
+    prepares: ClassVar[str] = "PHATE embedding of the training points"
+    cost: ClassVar[str] = "nothing in a step; PHATE once before training"
 
     weight: float = 100.0
     phate_knn: int = 5
@@ -169,6 +175,8 @@ class Barycenter(_Penalty):
     name: ClassVar[str] = "barycenter"
     formula: ClassVar[str] = r"\big\|g(x)-\textstyle\sum_{x'\in N(x)}w(x,x')\,g(x')\big\|^2"
     reference: ClassVar[str] = "Chen et al. 2021; Roweis and Saul 2000; INFERRED"
+    prepares: ClassVar[str] = "k-nearest-neighbour graph, barycentre weights"
+    cost: ClassVar[str] = "k neighbours of every point through the encoder"
 
     weight: float = 1e-3
     n_neighbors: int = 5
@@ -187,11 +195,7 @@ class Barycenter(_Penalty):
 
     def loss(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
         graph, weights = prepared
-        near = graph[batch.index].T
-        if batch.is_whole:  # every neighbour is in the batch: its code is already there
-            z_near = batch.code[near]
-        else:
-            z_near = batch.model.encoder(batch.data[near].flatten(0, 1)).unflatten(0, near.shape)
+        z_near = batch.code_near(graph[batch.index].T)
         return losses.barycenter_error(batch.code, z_near, weights[batch.index].T)
 
 
@@ -204,13 +208,12 @@ class Topology(_Penalty):
     name: ClassVar[str] = "topology"
     formula: ClassVar[str] = r"\tfrac1B\big(\|A^X[\pi_X]-A^Z[\pi_X]\|^2+\|A^Z[\pi_Z]-A^X[\pi_Z]\|^2\big)"
     reference: ClassVar[str] = "Moor et al. 2020"
+    cost: ClassVar[str] = "two minimum spanning trees of B points, built edge by edge"
 
     def parameters(self) -> dict[str, float]:
         return {"log_latent_scale": 0.0}
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
-        if len(batch.x) < 2:
-            return batch.code.sum() * 0
         return losses.topological_loss(batch.x, batch.code, batch.model.learned["log_latent_scale"].exp())
 
 
@@ -226,6 +229,7 @@ class Isometry(_Penalty):
     name: ClassVar[str] = "isometry"
     formula: ClassVar[str] = r"\mathbb E_{z,u}\big(\|J_f(z)u\|-1\big)^2"
     reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 6"
+    cost: ClassVar[str] = "one directional derivative of the decoder"
     summed: ClassVar[bool] = True
 
     weight: float = 0.1
@@ -260,6 +264,7 @@ class PseudoIsometry(_Penalty):
     weight_option: ClassVar[str] = "isometry_weight"
     formula: ClassVar[str] = r"\mathbb E_{x,u}\big(\|u^\top J_g(x)\|-1\big)^2"
     reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 7"
+    cost: ClassVar[str] = "one vector-Jacobian product of the encoder"
     summed: ClassVar[bool] = True
 
     weight: float = 0.1
@@ -276,6 +281,7 @@ class CodeNorm(_Penalty):
     name: ClassVar[str] = "code_norm"
     formula: ClassVar[str] = r"\tfrac1m\|g(x)\|^2"
     reference: ClassVar[str] = "Ghosh et al. 2020; reduction of the released code"
+    cost: ClassVar[str] = "next to nothing"
 
     weight: float = 5e-4
 
@@ -290,6 +296,7 @@ class WeightNorm(_Penalty):
     name: ClassVar[str] = "weight_norm"
     formula: ClassVar[str] = r"\textstyle\sum w^2"
     reference: ClassVar[str] = "Ghosh et al. 2020"
+    cost: ClassVar[str] = "one reading of the weights"
 
     weight: float = 1e-7
     part: str = "decoder"
@@ -315,6 +322,7 @@ class DecoderJacobian(_Penalty):
     name: ClassVar[str] = "gradient"
     formula: ClassVar[str] = r"\|J_f(g(x))\|_F^2"
     reference: ClassVar[str] = "Ghosh et al. 2020"
+    cost: ClassVar[str] = "m directional derivatives of the decoder, or one for the estimate"
 
     weight: float = 1e-6
     form: str = "frobenius"
@@ -341,12 +349,11 @@ class Entropy(_Penalty):
     name: ClassVar[str] = "entropy"
     formula: ClassVar[str] = r"-\hat H(g(x))"
     reference: ClassVar[str] = "entropic autoencoder, supplement; Kozachenko and Leonenko 1987"
+    cost: ClassVar[str] = "distances of B × B pairs"
 
     weight: float = 1e-3
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
-        if len(batch.x) < 2:
-            return batch.code.sum() * 0
         return -losses.nearest_neighbor_entropy(batch.code)
 
 

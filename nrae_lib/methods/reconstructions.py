@@ -32,6 +32,11 @@ class _Reconstruction(BaseTerm):
             (:func:`nrae_lib.losses.gaussian_likelihood`), with any of the squared errors in place of ‖x - f(z)‖²/D.
     """
 
+    # For the page of methods: what is prepared before training and what a step does, in words; symbols, in LaTeX.
+    prepares: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    where: ClassVar[tuple[str, ...]] = ()
+
     error: str = "squared"
 
     def __post_init__(self):
@@ -54,6 +59,7 @@ class Point(_Reconstruction):
     name: ClassVar[str] = "point"
     formula: ClassVar[str] = r"\tfrac1D\|x-f(g(x))\|^2"
     reference: ClassVar[str] = "Lee, Kwon and Park 2021, section 1"
+    cost: ClassVar[str] = "one pass of encoder and decoder"
 
     def squared_error(self, batch: Batch, prepared: None) -> Tensor:
         return losses.point_reconstruction(batch.x, batch.model.decoder(batch.code))
@@ -71,6 +77,7 @@ class Denoising(_Reconstruction):
     name: ClassVar[str] = "denoising"
     formula: ClassVar[str] = r"\tfrac1D\|x-f(g(x+\sigma\varepsilon))\|^2"
     reference: ClassVar[str] = "Vincent et al. 2008; noise as in Lee, Kwon and Park 2021, supplement 1.2"
+    cost: ClassVar[str] = "as the point loss; penalties on codes add a pass of the encoder"
 
     corruption: float = 0.1
 
@@ -106,6 +113,10 @@ class Neighborhood(_Reconstruction):
     name: ClassVar[str] = "neighborhood"
     formula: ClassVar[str] = r"\tfrac{1}{|N(x)|}\sum_{x'\in N(x)}K(x',x)\,\tfrac1D\|x'-\tilde F(x';x)\|^2"
     reference: ClassVar[str] = "Lee, Kwon and Park 2021, equations 2 to 4"
+    prepares: ClassVar[str] = "k-nearest-neighbour graph"
+    cost: ClassVar[str] = (
+        "one more coefficient per order through what is expanded; in latent space also the codes of the neighbours"
+    )
     fixed: ClassVar[tuple[str, ...]] = ("order", "space")
 
     order: int = 1
@@ -132,6 +143,16 @@ class Neighborhood(_Reconstruction):
                 f"neighbors_per_point must be at least 1 and, without replacement, at most n_neighbors "
                 f"(k = {self.n_neighbors}), not {self.neighbors_per_point}"
             )
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """LaTeX of the kernel and of the expansion of this order."""
+        network, at, step = ("F", "x", "(x'-x)") if self.space == "data" else ("f", "z", "(z'-z)")
+        terms = (
+            f"{network}({at})", f"J_{network}({at}){step}", rf"\tfrac12{step}^\top H_{network}({at}){step}"
+        )[: self.order + 1]  # fmt: skip
+        names = r"F=f\circ g" if self.space == "data" else "z=g(x)" + ",\\; z'=g(x')" * (self.order > 0)
+        return r"K(x,x)=1,\; K(x',x)=\lambda", r"\tilde F(x';x)=" + "+".join(terms), names
 
     def prepare(self, preparation: Preparation) -> Tensor | None:
         return preparation.graph(self.n_neighbors) if self.n_neighbors else None
@@ -176,6 +197,8 @@ class Relational(_Reconstruction):
     name: ClassVar[str] = "relational"
     formula: ClassVar[str] = r"\sum_{x'\in N(x)}s(x,x')\,\tfrac1D\|x'-f(g(x))\|^2"
     reference: ClassVar[str] = "Wang et al. 2014"
+    prepares: ClassVar[str] = "k-nearest-neighbour graph, heat-kernel weights"
+    cost: ClassVar[str] = "as the point loss, with k targets for every point"
 
     n_neighbors: int = 5
     temperature: float = 1.0

@@ -71,16 +71,22 @@ class Batch:
         return mean + log_deviation.exp() * self.normal(mean)
 
     def code_near(self, near: Tensor) -> Tensor:
-        """(n, B, m) codes of the points with indices ``near`` (n, B); centres and neighbours in one call."""
+        """(n, B, m) codes of the points with indices ``near`` (n, B); together with those of ``x`` if these are missing."""
         if self.is_whole and not self.is_stochastic:  # every neighbour is in the batch: its code is already there
             return self.code[near]
-        both = torch.cat([self.x[None], self.data[near]]).flatten(0, 1)
-        shape = (len(near) + 1, len(self.x))
+        points, alone = self.data[near], "code" in vars(self)
+        if not alone:  # one call for centres and neighbours
+            points = torch.cat([self.x[None], points])
+        flat, shape = points.flatten(0, 1), points.shape[:2]
         if self.is_stochastic:
-            mean, log_deviation = (part.unflatten(0, shape) for part in self.model.encoder.posterior(both))
-            self.posterior, codes = (mean[0], log_deviation[0]), self._draw(mean, log_deviation)
+            mean, log_deviation = (part.unflatten(0, shape) for part in self.model.encoder.posterior(flat))
+            codes = self._draw(mean, log_deviation)
         else:  # the one-pass value is the encoder's, by faster kernels
-            codes = taylor(self.model.encoder, both, both, 0).value.unflatten(0, shape)
+            codes = taylor(self.model.encoder, flat, flat, 0).value.unflatten(0, shape)
+        if alone:
+            return codes
+        if self.is_stochastic:
+            self.posterior = (mean[0], log_deviation[0])
         self.code = codes[0]
         return codes[1:]
 
@@ -90,7 +96,8 @@ class Term(Protocol):
 
     Class attributes say what the page of methods shows and what the objective has to know:
 
-        name: identifier; of a penalty also the prefix of its option ``<name>_weight``.
+        name: identifier.
+        weight_option: of a penalty, the option that sets its weight; ``<name>_weight`` unless the class says otherwise.
         formula, reference: LaTeX and source.
         fixed: fields that a method's name decides and no option changes.
         summed: the paper weighs the penalty against an error summed over D features; this library's error is the

@@ -1,0 +1,270 @@
+"""One's own points from a file or a folder of images, in float32; every bad file gives one sentence.
+
+Nothing is ever unpickled, so a file from elsewhere cannot run code.
+"""
+
+import csv
+import importlib
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+_WHITE = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}  # value of white in each accepted mode
+
+
+class OwnPoints(NamedTuple):
+    """What :func:`read_points` gives; unpacks as ``points, names``.
+
+    Arguments:
+        points: (N, ...) float32, finite.
+        names: of the columns of a table, or of the files of a folder of images; empty for .npy and .npz.
+    """
+
+    points: np.ndarray
+    names: tuple[str, ...]
+
+
+def read_points(
+    path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, min_points: int = 2
+) -> OwnPoints:
+    """Points to train on, one per row (or per image), in float32.
+
+    - ``.npy``: an array of shape (N, ...), at least two-dimensional.
+    - ``.npz``: its only array, or the array ``key``.
+    - ``.csv`` (separated by comma, semicolon or tab) and ``.parquet``: one point per row, every column a number. The
+      first line of a .csv is a header unless all its entries are numbers other than 0, 1, 2, ... (the names that pandas
+      gives); columns without a header are named 0, 1, 2, ...
+    - a folder: all its images, ordered by file name; other files and subfolders are left out. Grey images give (N, 1,
+      H, W), colour images (N, 3, H, W), both from 0 (black) to 1 (white). Photographs are turned upright as their EXIF
+      tag says.
+
+    Whole numbers and any floating point are accepted; values keep their units, nothing is scaled except images.
+
+    Arguments:
+        key: the array of an .npz file that holds the points.
+        columns: the columns of a table to use, in this order; None: all.
+        min_points: the fewest points accepted.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``path``.
+        ImportError: if the library that reads this kind of file is missing.
+        ValueError: for an unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity,
+            too few points, or images that differ in size or mode; the sentence names the file and the cause.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "line.csv"
+        >>> _ = path.write_text("x,y\\n0,1\\n2,3\\n")
+        >>> points, names = read_points(path)
+        >>> points.tolist(), names
+        ([[0.0, 1.0], [2.0, 3.0]], ('x', 'y'))
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    ending = path.suffix.lower()
+    readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet}
+    if not path.is_dir() and ending not in readers:
+        hint = ": give the folder that holds the images" if ending in IMAGE_ENDINGS else ""
+        choices = f"choose a {', '.join(readers)} file or a folder of images"
+        raise ValueError(f"{path} has the ending {ending!r}, which is not read{hint or f': {choices}'}")
+    if key is not None and (path.is_dir() or ending != ".npz"):
+        raise ValueError(f"key names an array of an .npz file, but {path} is none")
+    if columns is not None and (path.is_dir() or ending not in (".csv", ".parquet")):
+        raise ValueError(f"columns chooses from a .csv or .parquet table, but {path} is none")
+
+    if path.is_dir():
+        array, names = _images(path)
+    elif path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    elif ending in (".npy", ".npz"):
+        array, names = _npy(path) if ending == ".npy" else _npz(path, key), ()
+    else:
+        array, names = _table(path, readers[ending](path), columns)
+    return OwnPoints(_float32(path, array, min_points), names)
+
+
+def _library(name: str, package: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} needs the package {package}: pip install 'nrae-lib[methods]'", name=package
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> ValueError:
+    if str(error).startswith(("Object arrays", "Array can't be memory-mapped: Python objects")):  # numpy's words
+        return ValueError(f"{path} holds Python objects, which are not read because that could run code: save numbers")
+    return ValueError(f"{path} is damaged or no {kind} ({_one_line(error)})")
+
+
+def _npy(path: Path) -> np.ndarray:
+    try:  # mapped: only the float32 copy is ever in memory
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # whatever numpy makes of a file that is not its own
+        raise _unreadable(path, ".npy file", error) from error
+
+
+def _npz(path: Path, key: str | None) -> np.ndarray:
+    try:
+        if not zipfile.is_zipfile(path):  # numpy takes any other file for a pickle
+            raise zipfile.BadZipFile("it is no zip archive")
+        file = np.load(path, allow_pickle=False)
+        names = file.files
+    except Exception as error:
+        raise _unreadable(path, ".npz file", error) from error
+    with file:
+        if not names:
+            raise ValueError(f"{path} holds no array")
+        if key is None and len(names) > 1:
+            raise ValueError(f"{path} holds several arrays: choose the points by key, one of {', '.join(names)}")
+        if key is not None and key not in names:
+            raise ValueError(f"{path} holds no array {key!r}: choose one of {', '.join(names)}")
+        try:
+            return file[key if key is not None else names[0]]
+        except Exception as error:
+            raise _unreadable(path, ".npz file", error) from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def _is_header(fields: list[str]) -> bool:
+    counted = [str(place) for place in range(len(fields))]  # what pandas writes for columns without names
+    return not all(map(_is_number, fields)) or (len(fields) > 1 and fields in (counted, ["", *counted[:-1]]))
+
+
+def _csv(path: Path):
+    pandas = _library("pandas", "pandas", path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), "")
+        separator = max(",;\t", key=first.count)  # the comma when there is none: a single column
+        header = 0 if _is_header(next(csv.reader([first], delimiter=separator))) else None
+        with warnings.catch_warnings():  # rows longer than the header would be cut with no more than a warning
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            return pandas.read_csv(path, sep=separator, header=header, index_col=False, encoding="utf-8-sig")
+    except Exception as error:
+        raise _unreadable(path, "table of equally long rows", error) from error
+
+
+def _parquet(path: Path):
+    pandas = _library("pandas", "pandas", path)
+    _library("pyarrow", "pyarrow", path)
+    try:
+        return pandas.read_parquet(path, engine="pyarrow")
+    except Exception as error:
+        raise _unreadable(path, ".parquet file", error) from error
+
+
+def _table(path: Path, frame, columns: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The numbers of a table and the names of their columns."""
+    frame.columns = [str(name) for name in frame.columns]
+    if columns is None:
+        # What pandas calls a column without a header, most often row numbers that were saved by mistake.
+        unnamed = [name for name in frame.columns if name.startswith("Unnamed: ")]
+        if unnamed:
+            raise ValueError(
+                f"{path} has a column without a name (row numbers?): name it, or choose the columns to use"
+            )
+    else:
+        columns = [columns] if isinstance(columns, str) else [str(name) for name in columns]
+        missing = [name for name in columns if name not in frame.columns]
+        if missing or not columns:
+            raise ValueError(
+                f"{path} has no column {', '.join(map(repr, missing)) or 'chosen'}: choose among "
+                f"{', '.join(map(str, frame.columns))}"
+            )
+        frame = frame[columns]
+    if len(frame) == 0:
+        raise ValueError(f"{path} is empty: it has no rows")
+    bad = []
+    for name, values in frame.items():
+        whole = values.dtype == object and all(type(value) is int for value in values)  # beyond 64 bits
+        if not whole and getattr(values.dtype, "kind", "O") not in "iuf":
+            bad.append(name)
+    if bad:
+        example = frame.iloc[0, list(frame.columns).index(bad[0])]
+        raise ValueError(
+            f"{path} has columns that are not numbers: {', '.join(map(repr, bad))} (first value {example!r}); "
+            f"remove them, or choose the columns to use"
+        )
+    return frame.to_numpy(np.float64, na_value=np.nan), tuple(frame.columns)
+
+
+def _images(folder: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    paths = sorted(
+        path for path in folder.iterdir()
+        if path.is_file() and path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+    )  # fmt: skip
+    if not paths:
+        raise ValueError(f"the folder {folder} holds no images: the endings {', '.join(IMAGE_ENDINGS)} are read")
+    _library("PIL", "pillow", folder)
+    images, first_kind = None, None
+    for place, path in enumerate(paths):
+        pixels, mode = _image(path)
+        kind = f"{pixels.shape[2]} x {pixels.shape[1]} pixels, mode {mode}"
+        if images is None:
+            images, first_kind = np.empty((len(paths), *pixels.shape), np.float32), kind
+        elif kind != first_kind:
+            raise ValueError(f"{path} ({kind}) differs from {paths[0].name} ({first_kind}): all images must be alike")
+        images[place] = pixels
+    return images, tuple(path.name for path in paths)
+
+
+def _image(path: Path) -> tuple[np.ndarray, str]:
+    """The image (C, H, W) from 0 to 1, and its mode."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            frames = getattr(file, "n_frames", 1)
+            mode = file.mode
+            array = np.asarray(ImageOps.exif_transpose(file))
+    except Exception as error:  # Pillow raises many kinds
+        raise _unreadable(path, "image", error) from error
+    if frames > 1:
+        raise ValueError(f"{path} holds {frames} images: save each to a file of its own")
+    if mode not in _WHITE:
+        raise ValueError(f"{path} has the mode {mode}: save it as a grey (L) or colour (RGB) image")
+    pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return pixels.astype(np.float32) / _WHITE[mode], mode
+
+
+def _float32(path: Path, array: np.ndarray, min_points: int) -> np.ndarray:
+    """``array`` checked and converted."""
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{path} holds values of type {array.dtype}, not real numbers: convert them first")
+    if array.ndim < 2:
+        raise ValueError(f"{path} has the shape {array.shape}: one point per row is needed, shape (points, features)")
+    if len(array) < min_points:
+        raise ValueError(f"{path} holds {len(array)} points: at least {min_points} are needed")
+    if array.size == 0:
+        raise ValueError(f"{path} has the shape {array.shape}: its points have no features")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is named below
+        points = np.array(array, dtype=np.float32, order="C")
+    finite = np.isfinite(points).reshape(len(points), -1).all(1)
+    if not finite.all():
+        rows = np.flatnonzero(~finite)
+        shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        raise ValueError(
+            f"{path} holds NaN, infinite or missing values, or values too large for float32, in the points {shown} "
+            f"(counted from 0): remove or replace them"
+        )
+    return points
