@@ -141,12 +141,12 @@ CATALOGUE: dict[str, Method] = {
         Method("cae", "CAE", Objective(Point(), (Contraction(),)), "Rifai et al. 2011", _one_weight("contraction")),
         Method(
             "grae", "GRAE", Objective(Point(), (PhateTarget(),)), "Duque et al. 2020",
-            {"phate_weight": (0.1, 1.0, 10.0, 100.0), "phate_knn": (3, 5, 10, 15)},
+            {"phate_weight": (0.1, 1.0, 10.0, 100.0), "phate_knn": (5, 10, 15, 25)},
             note="NRAE does not state PHATE's settings: those of GRAE's authors, with as many components as the code has.",
         ),
         Method(
             "spae", "SPAE", Objective(Point(), (Barycenter(),)), "Chen et al. 2021",
-            {"barycenter_weight": _COARSE, "n_neighbors": _NEIGHBORS}, note=_SPAE_NOTE,
+            {"barycenter_weight": (0.03, 1.0, 30.0, 1000.0), "n_neighbors": _NEIGHBORS}, note=_SPAE_NOTE,
         ),
         Method(
             "topoae", "TopoAE", Objective(Point(), (Topology(),)), "Moor et al. 2020", _one_weight("topology"),
