@@ -9,6 +9,14 @@ Importing this package needs numpy only; matplotlib, pandas and IPython are impo
 from nrae_lib.plots.animation import scrubber, scrubber_html
 from nrae_lib.plots.curves import latent_order, learned_curves
 from nrae_lib.plots.many_runs import mean_and_deviation, per_seed, search_grid
+from nrae_lib.plots.own_data import (
+    CATEGORY_COLOURS,
+    codes_of_points,
+    feature_errors,
+    fold_errors,
+    image_reconstructions,
+    point_reconstructions,
+)
 from nrae_lib.plots.style import (
     MANIFOLD_COLOUR,
     METHOD_COLOURS,
@@ -24,18 +32,24 @@ from nrae_lib.plots.style import (
 )
 
 __all__ = [
+    "CATEGORY_COLOURS",
     "MANIFOLD_COLOUR",
     "METHOD_COLOURS",
     "ORDER_COLOURS",
     "PAGE_STYLE",
     "SAMPLE_COLOUR",
+    "codes_of_points",
+    "feature_errors",
     "figure_html",
+    "fold_errors",
+    "image_reconstructions",
     "latent_order",
     "learned_curves",
     "mean_and_deviation",
     "method_colour",
     "method_label",
     "per_seed",
+    "point_reconstructions",
     "relative_luminance",
     "scrubber",
     "scrubber_html",
