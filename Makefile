@@ -48,8 +48,9 @@ book: env  ## regenerate every plot and table and build the site into _build/htm
 test: env  ## run every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(PYTEST_ARGS)
 
-bench: env  ## time the training steps against the plain formulations
+bench: env  ## time the training steps: NRAE against plain formulations, then all methods against AE
 	@$(BIN)/python benchmarks/step_time.py
+	@$(BIN)/python benchmarks/all_methods.py
 
 serve: env  ## serve the built site at http://localhost:8000 (another port: make serve PORT=8123)
 	@test -f _build/html/index.html || { echo "There is no site yet: run  make book  first" >&2; exit 1; }

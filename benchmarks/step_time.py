@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nrae_lib import methods
 from nrae_lib.graph import sample_neighbors
-from nrae_lib.methods import Batch, Reconstruction
+from nrae_lib.methods import Batch, Objective
 from nrae_lib.models import Autoencoder, Network
 from nrae_lib.taylor import taylor
 from nrae_lib.training import step
@@ -95,27 +95,27 @@ def functional_loss(model: Autoencoder, both: Tensor, order: int) -> Tensor:
 class OnePassAutoencoder:
     """The autoencoder through the kernels of taylor.py, to tell what those gain from what NRAE costs."""
 
-    def loss(self, model: Autoencoder, batch: Batch) -> Tensor:
-        code = taylor(model.encoder, batch.x, batch.x, 0).value
-        return squared(batch.x, taylor(model.decoder, code, code, 0).value)
+    def loss(self, batch: Batch, prepared: dict[str, Tensor]) -> Tensor:
+        code = taylor(batch.model.encoder, batch.x, batch.x, 0).value
+        return squared(batch.x, taylor(batch.model.decoder, code, code, 0).value)
 
 
 class WrittenOut:
-    """A loss of (model, both) in the place of the library's reconstruction term: same batches, same neighbours."""
+    """A loss of (model, both) in the place of the library's objective: same batches, same neighbours."""
 
     def __init__(self, loss: Callable[[Autoencoder, Tensor], Tensor]):
         self.written_out = loss
 
-    def loss(self, model: Autoencoder, batch: Batch) -> Tensor:
-        near = sample_neighbors(batch.graph, batch.index, 1, batch.generator)[0]
-        return self.written_out(model, torch.cat([batch.x, batch.data[near]]))
+    def loss(self, batch: Batch, prepared: dict[str, Tensor]) -> Tensor:
+        near = sample_neighbors(prepared["reconstruction"], batch.index, 1, batch.generator)[0]
+        return self.written_out(batch.model, torch.cat([batch.x, batch.data[near]]))
 
 
 AUTOENCODER, LIBRARY = ("AE", "library"), "library"
 
 
-def contenders() -> dict[tuple[str, str], tuple[Reconstruction, bool]]:
-    """(method, formulation) -> (reconstruction term, whether Adam is the fused one); the library's step runs all."""
+def contenders() -> dict[tuple[str, str], tuple[Objective | OnePassAutoencoder | WrittenOut, bool]]:
+    """(method, formulation) -> (objective, whether Adam is the fused one); the library's step runs all."""
     everything = {
         AUTOENCODER: (methods.get("ae").configure(), True),
         ("AE", "one pass"): (OnePassAutoencoder(), True),
@@ -134,7 +134,7 @@ def contenders() -> dict[tuple[str, str], tuple[Reconstruction, bool]]:
 
 
 def prepare(network: Network, size: int, device: torch.device, fused: bool, dtype=torch.float32):
-    """A model, its optimizer and a function that draws batches; the same for equal arguments."""
+    """A function that draws batches of a new model, what was prepared, the optimizer; the same for equal arguments."""
     generator = torch.Generator(device).manual_seed(0)
     model = network.build((size,), seed=0).to(device, dtype)
     data = torch.rand(POINTS, size, generator=generator, device=device, dtype=dtype)
@@ -142,18 +142,20 @@ def prepare(network: Network, size: int, device: torch.device, fused: bool, dtyp
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True if fused else None)
 
     def draw(size: int) -> Batch:
-        return Batch(data, torch.randint(POINTS, (size,), generator=generator, device=device), graph, generator)
+        return Batch(model, data, torch.randint(POINTS, (size,), generator=generator, device=device), generator)
 
-    return model, optimizer, draw
+    return draw, {"reconstruction": graph}, optimizer
 
 
 def verify(network: Network, size: int, batch_size: int) -> None:
     """All formulations of a method have the same loss and the same gradients, in double precision."""
     results: dict[str, tuple] = {}
-    for (method, formulation), (reconstruction, _) in contenders().items():
-        model, _, draw = prepare(network, size, torch.device("cpu"), True, torch.float64)
-        loss = step(model, reconstruction, draw(batch_size), torch.optim.SGD(model.parameters(), lr=0.0))
-        result = (loss, [parameter.grad for parameter in model.parameters()])
+    for (method, formulation), (objective, _) in contenders().items():
+        draw, prepared, _ = prepare(network, size, torch.device("cpu"), True, torch.float64)
+        batch = draw(batch_size)
+        parameters = list(batch.model.parameters())
+        loss = step(objective, batch, prepared, torch.optim.SGD(parameters, lr=0.0))
+        result = (loss, [parameter.grad for parameter in parameters])
         expected = results.setdefault(method, result)
         torch.testing.assert_close(result, expected, rtol=1e-7, atol=1e-12, msg=lambda m, f=formulation: f"{f}: {m}")
 
@@ -163,9 +165,9 @@ def measure(
 ) -> list[dict]:
     """Median milliseconds per step of every contender, and median ratio to the autoencoder of the same round."""
     runs, rounds = {}, []
-    for name, (reconstruction, fused) in contenders().items():
-        model, optimizer, draw = prepare(network, size, device, fused)
-        runs[name] = partial(step, model, reconstruction, optimizer=optimizer), draw
+    for name, (objective, fused) in contenders().items():
+        draw, prepared, optimizer = prepare(network, size, device, fused)
+        runs[name] = partial(step, objective, prepared=prepared, optimizer=optimizer), draw
 
     def milliseconds(run, draw):
         begin = clock()

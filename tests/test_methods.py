@@ -99,6 +99,12 @@ def test_unknown_option_is_refused_with_the_valid_ones(name):
     assert all(option in str(refusal.value) for option in method.options)
 
 
+def test_every_method_stands_in_one_section_under_its_own_name():
+    entries = [entry for section in methods.SECTIONS.values() for entry in section]
+    assert len(entries) == len(methods.CATALOGUE) == 36
+    assert all(methods.get(entry.name) is entry for entry in entries)
+
+
 def test_unknown_method_is_refused_with_the_valid_ones():
     with pytest.raises(ValueError, match="unknown method 'nrae_x'") as refusal:
         methods.get("nrae_x")

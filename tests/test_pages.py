@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shlex
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nrae_lib import pages
+from nrae_lib import embeddings, methods, pages, runs
 
 AVAILABLE = ("ae", "dae", "nrae_l", "nrae_q")
 CHOICES = {
@@ -217,3 +218,109 @@ def test_display_functions_display_once_and_return_nothing(monkeypatch):
     assert [call() for call in calls] == [None] * len(calls)
     assert len(shown) == len(calls)
     assert shown[-1].data == "```bash\npapermill notebooks/a.ipynb out.ipynb -p seeds 1\n```"
+
+
+# --------------------------------------------------------------------------------------------- the page of methods
+
+TIMES = [{
+    "device": "CPU <x>",
+    "networks": {
+        "small": {"steps": {"ae": {"ratio": 1.0}, "dae": {"ratio": 1.5}, "nrae_q": {"ratio": 3.25}}},
+        "large": {"steps": {"ae": {"ratio": 1.0}}},
+    },
+}]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("ae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\end{aligned}"),
+    ("cae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\\ &+\lambda_{\text{contraction}}\,\|J_g(x)\|_F^2\end{aligned}"),
+    ("vae", r"\begin{aligned}\mathcal L={}&\tfrac12\log 2\pi+\log s+\tfrac{1}{2s^2}\,\tfrac1D\|x-f(g(x))\|^2"
+            r"\\ &+\tfrac{\lambda_{\text{kl}}}{D}\,\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
+            r"\\ &\text{where }g(x)=\mu(x)+\sigma(x)\odot\varepsilon,\; \varepsilon\sim\mathcal N(0,I)\end{aligned}"),
+])  # fmt: skip
+def test_the_formula_is_the_reconstruction_plus_every_penalty(name, expected):
+    assert pages.loss_formula(methods.get(name).objective) == expected
+
+
+def test_the_formula_follows_order_space_and_composition():
+    linear, quadratic, extended = (pages.loss_formula(methods.get(f"{name}+mmd").objective)
+                                   for name in ("nrae_l", "nrae_q", "enrae_q"))  # fmt: skip
+    assert "H_f" not in linear and "J_f(z)(z'-z)" in linear
+    assert r"\tfrac12(z'-z)^\top H_f(z)(z'-z)" in quadratic
+    assert "H_F(x)" in extended and "H_f" not in extended
+    assert all(r"&+\lambda_{\text{mmd}}\,\mathrm{MMD}" in formula for formula in (linear, quadratic, extended))
+    isometric = pages.loss_formula(methods.get("iae").objective)
+    assert isometric.count(r"\tfrac{\lambda_{\text{isometry}}}{D}") == 2  # the paper's one coefficient
+
+
+def test_a_card_says_everything_the_catalogue_does():
+    html = pages.method_cards_html([methods.get("grae"), methods.get("iae"), methods.get("dae")], TIMES)
+    text = plain(html)
+    assert 'id="method-grae"' in html and html.count(r"\[\begin{aligned}") == 3
+    assert "PHATE embedding of the training points" in text and "phate_knn = 5" in text
+    for name, values in methods.get("grae").search.items():
+        assert f"{name}: {', '.join(f'{value:g}' for value in values)}" in text
+    assert f"({len(methods.get('grae').candidates())} candidates)" in text
+    assert "isometry_weight 0.1 beside an error summed over the D features; here 0.1/D" in text
+    assert "1.50 × AE (small; CPU &lt;x&gt;)" in text and "time of a step – note" in re.sub(
+        r"(step|–)(?=\S)", r"\1 ", text
+    )
+    assert '<a href="../api/methods.html#nrae_lib.methods.PhateTarget"><code>PhateTarget</code></a>' in html
+    assert methods.get("grae").note in text.replace("&#x27;", "'")
+
+
+def test_every_card_can_be_made_and_every_term_says_what_it_costs():
+    html = pages.method_cards_html(methods.CATALOGUE.values())
+    assert html.count('class="nrae-method"') == len(methods.CATALOGUE)
+    for term in (*methods.RECONSTRUCTIONS.values(), *methods.PENALTIES.values()):
+        assert term.formula and term.reference and term.cost, term
+        default = methods.terms.BaseTerm.prepare
+        assert bool(term.prepares) == (type(term).prepare is not default), term
+
+
+def test_marks_become_html_and_all_else_is_escaped():
+    html = pages.marked_table_html({"``a<b``": {"formula": "$x<y$ & :func:`nrae_lib.losses.isometry`, [AE](#method-ae)",
+                                                "more": ":class:`Short`, :math:`y^2` <b>"}}, "caption")  # fmt: skip
+    assert "<code>a&lt;b</code>" in html and r'nohighlight">\(x&lt;y\)</span> &amp; ' in html
+    assert '<a href="../api/losses.html#nrae_lib.losses.isometry"><code>isometry</code></a>' in html
+    assert '<a href="#method-ae">AE</a>' in html and "<code>Short</code>" in html
+    assert r"\(y^2\)" in html and "&lt;b&gt;" in html
+
+
+def test_documentation_is_read_from_docstrings():
+    assert pages.documentation(methods.Point) == "Reconstruct every point from itself."
+    arguments = pages.documented(methods.Neighborhood)
+    assert arguments["order"].startswith("of the expansion: 0, 1") and "neighbor_weight" in arguments
+    assert arguments["space"].endswith("without encoding the neighbours.")
+    assert {"latent", "weights"} <= pages.documented(methods.Objective).keys()
+    assert pages.documented(embeddings.Embedding)["umap"].endswith("`n_components`` + 2 samples.")
+
+
+def test_step_times_and_their_sentences(tmp_path):
+    assert pages.step_times(tmp_path / "none") == []
+    (tmp_path / "cpu.json").write_text(json.dumps(TIMES[0]))
+    times = pages.step_times(tmp_path)
+    assert times == TIMES
+    rows = pages.step_time_rows({"NRAE-Q": "nrae_q", "WAE": "wae"}, times)
+    assert rows["NRAE-Q"] == {"small, CPU <x>": "3.25", "large, CPU <x>": "–"}
+    assert set(rows["WAE"].values()) == {"–"}
+    assert pages.step_time_rows({"AE": "ae"}, []) == {"AE": {"time of a step / AE": "–"}}
+    sentence = pages.cost_sentences(methods.CATALOGUE, times)
+    assert "the network small, half of the methods take less than 1.5 times" in sentence
+    assert "NRAE-Q takes the most, 3.2 times" in sentence and "one more coefficient per order" in sentence
+    assert "make bench" in pages.cost_sentences(methods.CATALOGUE, [])
+    assert "other kernels" not in sentence  # the comparison with AE in one pass was not measured
+    measured = {name: {"ratio": ratio, "ratio_to_one_pass": ratio / 0.5}
+                for name, ratio in {"ae": 1.0, "ae, one pass": 0.5, "nrae_l": 0.9, "nrae_q": 1.1}.items()}  # fmt: skip
+    sentence = pages.cost_sentences(methods.CATALOGUE, [{"device": "CPU", "networks": {"wide": {"steps": measured}}}])
+    assert (
+        "take 0.90 and 1.10 times AE's time there. They run on other kernels" in sentence
+        and "against that they take 1.80 and 2.20" in sentence
+    )
+
+
+def test_committed_step_times_cover_the_catalogue():
+    for one in pages.step_times(runs.project_root() / "results" / "step_time"):
+        for network in one["networks"].values():
+            assert set(methods.CATALOGUE) <= set(network["steps"])
+            assert network["steps"]["ae"]["ratio"] == 1 and all(row["ratio"] > 0 for row in network["steps"].values())

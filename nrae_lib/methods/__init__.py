@@ -5,7 +5,7 @@ Example:
     2
 """
 
-from nrae_lib.methods.catalogue import CATALOGUE, SYMBOLS, Method, get
+from nrae_lib.methods.catalogue import CATALOGUE, SECTIONS, SYMBOLS, Method, get
 from nrae_lib.methods.objective import Objective, compose
 from nrae_lib.methods.penalties import (
     EXACT_JACOBIAN_LIMIT,
@@ -27,7 +27,7 @@ from nrae_lib.methods.reconstructions import RECONSTRUCTIONS, Denoising, Neighbo
 from nrae_lib.methods.terms import Batch, Preparation, Term
 
 __all__ = [
-    "CATALOGUE", "EXACT_JACOBIAN_LIMIT", "KL", "MMD", "PENALTIES", "RECONSTRUCTIONS", "SYMBOLS", "Barycenter", "Batch",
+    "CATALOGUE", "EXACT_JACOBIAN_LIMIT", "KL", "MMD", "PENALTIES", "RECONSTRUCTIONS", "SECTIONS", "SYMBOLS", "Barycenter", "Batch",
     "CodeNorm", "Contraction", "DecoderJacobian", "Denoising", "Entropy", "Isometry", "Method", "Neighborhood",
     "Objective", "PhateTarget", "Point", "Preparation", "PseudoIsometry", "Relational", "Term", "Topology", "WeightNorm",
     "compose", "get",

@@ -125,9 +125,9 @@ _SPAE_NOTE = "INFERRED from the paper's remarks, no formula is printed; z = cons
 _VAE_NOTE = "Log σ_z and log s are what is learned, so that neither standard deviation can become negative."
 _ISO_NOTE = "The paper's λ weighs an error summed over features; codes for the decoder's term are drawn from a Gaussian fitted to the batch."
 
-CATALOGUE: dict[str, Method] = {
-    entry.name: entry
-    for entry in (
+# The sections of the page of methods.
+SECTIONS: dict[str, tuple[Method, ...]] = {
+    "Baselines of NRAE": (
         Method("ae", "AE", Objective(), f"{_NRAE}, section 1"),
         Method("vae", "VAE", Objective(Point("gaussian"), (KL(),)), "Kingma and Welling 2014", note=_VAE_NOTE),
         Method(
@@ -157,11 +157,15 @@ CATALOGUE: dict[str, Method] = {
             {"temperature": (0.1, 0.5, 2.0, 10.0), "n_neighbors": _NEIGHBORS},
             note="A relative of NRAE with a zeroth-order expansion; temperature and refreshing are our choices.",
         ),
+    ),
+    "The NRAE family": (
         _neighborhood(0, "ablation: equation 2 without its derivatives"),
         _neighborhood(1, "equations 2 to 4, linear"),
         _neighborhood(2, "equations 2 to 4, quadratic"),
         _neighborhood(1, "section 4.3, Table 5, linear", "data"),
         _neighborhood(2, "section 4.3, Table 5, quadratic", "data"),
+    ),
+    "Combinations": (
         *_combined(
             "VAE", KL(), "Under-specified in the paper: both centre and neighbours are draws from their posteriors, and "
             "the neighbourhood error takes the place of the squared error in the likelihood.", "gaussian",
@@ -170,6 +174,8 @@ CATALOGUE: dict[str, Method] = {
         *_combined("CAE", Contraction()),
         *_combined("SPAE", Barycenter(), _SPAE_NOTE),
         *_combined("GRAE", PhateTarget()),
+    ),
+    "Isometric autoencoders and their baselines": (
         Method(
             "iae", "I-AE", Objective(Point(), (Isometry(), PseudoIsometry())), f"{_IAE}, equation 8",
             _one_weight("isometry"), note=_ISO_NOTE,
@@ -186,6 +192,8 @@ CATALOGUE: dict[str, Method] = {
             "aew", "AE-W", Objective(Point(), (WeightNorm(part="all"),)), f"{_IAE}, baseline", _one_weight("weight_norm"),
             note="Weight decay on all weights; its coefficient is stated nowhere.",
         ),
+    ),
+    "Regularized autoencoders and EAE": (
         Method("rae", "RAE", Objective(Point(), (CodeNorm(),)), _RAE, _one_weight("code_norm"), "gmm"),
         Method(
             "rae_l2", "RAE-L2", Objective(Point(), (CodeNorm(1e-4), WeightNorm())), _RAE,
@@ -216,8 +224,9 @@ CATALOGUE: dict[str, Method] = {
             "eae", "EAE", Objective(Point(), (Entropy(),), latent="batchnorm"), "entropic autoencoder, supplement",
             _one_weight("entropy"), note="The paper's coefficients were not available: the default is ours.",
         ),
-    )
+    ),
 }  # fmt: skip
+CATALOGUE: dict[str, Method] = {entry.name: entry for entries in SECTIONS.values() for entry in entries}
 
 
 def get(name: str) -> Method:

@@ -96,13 +96,13 @@ class Term(Protocol):
 
     Class attributes say what the page of methods shows and what the objective has to know:
 
-        name: identifier.
-        weight_option: of a penalty, the option that sets its weight; ``<name>_weight`` unless the class says otherwise.
-        formula, reference: LaTeX and source.
-        fixed: fields that a method's name decides and no option changes.
-        summed: the paper weighs the penalty against an error summed over D features; this library's error is the
-            mean over features, so the weight is divided by D.
-        posterior: "learned" or "constant" where the codes must have a Gaussian posterior.
+    - ``name``: identifier.
+    - ``weight_option``: of a penalty, the option that sets its weight; ``<name>_weight`` unless the class says otherwise.
+    - ``formula``, ``reference``: LaTeX and source.
+    - ``fixed``: fields that a method's name decides and no option changes.
+    - ``summed``: the paper weighs the penalty against an error summed over D features; this library's error is the
+      mean over features, so the weight is divided by D.
+    - ``posterior``: "learned" or "constant" where the codes must have a Gaussian posterior.
     """
 
     name: ClassVar[str]
