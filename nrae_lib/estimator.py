@@ -21,7 +21,7 @@ from torch import Tensor
 
 import nrae_lib
 from nrae_lib import methods
-from nrae_lib.models import Autoencoder, Network
+from nrae_lib.models import Autoencoder, Circular, Network
 from nrae_lib.runs import check_device
 from nrae_lib.training import Optimization, fit, write_atomically
 
@@ -231,12 +231,13 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def sample(self, n_samples=1, density=None, random_state=None):
         """New rows: codes drawn from a density that is fitted to the codes of the training data, decoded.
 
-        Where codes have a Gaussian posterior, the density is fitted to one draw per point, as in the two-stage VAE.
+        Where codes have a Gaussian posterior, the density is fitted to one draw per point, as in the two-stage VAE. Draws
+        for circular codes are projected to the circle.
 
         Arguments:
             n_samples: how many.
-            density: a name from ``densities.DENSITIES``; None is the one that the method's authors use. Fitted once and
-                kept until the next fit.
+            density: a name from ``densities.DENSITIES``; None is the method's own (``methods.get(method).density``).
+                Fitted once and kept until the next fit.
             random_state: of the drawing, as in the constructor; None is the seed of the fit, so that the same call
                 gives the same rows.
 
@@ -258,6 +259,9 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             )
         seed = self.seed_ if random_state is None else _seed(random_state)
         codes = self._densities[name].sample(int(n_samples), torch.Generator().manual_seed(seed))
+        form = self.model_.encoder[-1] if isinstance(self.model_.encoder, torch.nn.Sequential) else None
+        if isinstance(form, Circular):
+            codes = form(codes)
         return self._decode(codes.numpy().astype(self.embedding_.dtype, copy=False))
 
     @property

@@ -65,6 +65,28 @@ def knn_graph(points: Tensor, n_neighbors: int) -> Tensor:
     return neighbors
 
 
+def neighbor_distances(points: Tensor, graph: Tensor) -> Tensor:
+    """Squared Euclidean distances between every point and its neighbours.
+
+    Arguments:
+        points: (N, ...).
+        graph: (N, k) neighbour indices, as from :func:`knn_graph`.
+
+    Returns:
+        (N, k) ‖x_j - x_i‖², summed over features. Memory beside it: a block of 64 MiB.
+    """
+    flat = points.flatten(1)
+    blocks = zip(
+        flat.split(rows_per_block(flat, graph.shape[1])), graph.split(rows_per_block(flat, graph.shape[1])), strict=True
+    )
+    return torch.cat([(flat[near] - part[:, None]).square().sum(2) for part, near in blocks])
+
+
+def rows_per_block(points: Tensor, n_neighbors: int) -> int:
+    """How many points at a time keep their gathered neighbours, (rows, k, ...), within 64 MiB."""
+    return max(1, _BLOCK_BYTES // (points[0].numel() * n_neighbors * points.element_size()))
+
+
 def sample_neighbors(
     graph: Tensor, indices: Tensor, count: int, generator: torch.Generator, replace: bool = False
 ) -> Tensor:

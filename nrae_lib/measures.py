@@ -116,7 +116,8 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
         covariance_a, covariance_b: (D, D) symmetric and positive semidefinite.
 
     Raises:
-        ValueError: if shapes do not match or a value is not finite.
+        ValueError: if shapes do not match, a value is not finite, or a covariance is not symmetric or has a negative
+            variance.
 
     Source: Heusel et al., *GANs Trained by a Two Time-Scale Update Rule*, NeurIPS 2017; Dowson and Landau,
     *The Fréchet distance between multivariate normal distributions*, 1982.
@@ -132,6 +133,10 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
         raise ValueError(f"two means (D,) and two covariances (D, D) are needed, not shapes {shapes}")
     if not all(torch.isfinite(moment).all() for moment in moments):
         raise ValueError("a mean or covariance holds NaN or infinite values")
+    for covariance in (covariance_a, covariance_b):
+        scale = covariance.abs().max() if dimension else 1.0
+        if not torch.allclose(covariance, covariance.T, rtol=0, atol=1e-8 * scale) or (covariance.diagonal() < 0).any():
+            raise ValueError("a covariance must be symmetric, with no negative variance")
     root = torch.linalg.svdvals(_root(covariance_a).T @ _root(covariance_b)).sum()
     distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * root
     return max(float(distance), 0.0)

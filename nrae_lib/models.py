@@ -180,20 +180,19 @@ class Network:
             encoder = mlp((size, *self.hidden, outputs), self.activation)
             decoder = mlp((self.latent_dim, *reversed(self.hidden), size), self.activation, self.output)
             if weights == "tied":
-                if posterior == "learned":
-                    raise ValueError(
-                        "weights 'tied' need an encoder with as many outputs as the decoder has inputs: "
-                        "a learned posterior has twice as many"
-                    )
                 _tie(encoder, decoder)
             for part in {"spectral": (encoder, decoder), "spectral_decoder": (decoder,)}.get(weights, ()):
                 _limit(part)
-        form = LATENTS[latent](self.latent_dim)
-        if form is not None:
-            encoder = nn.Sequential(encoder, form)
         if len(data_shape) > 1:
             encoder = nn.Sequential(nn.Flatten(), encoder)
             decoder = nn.Sequential(decoder, nn.Unflatten(1, tuple(data_shape)))
+        if latent == "circular" and self.latent_dim < 2:
+            raise ValueError(
+                "a circular code needs latent_dim (n_components) of at least 2: on a line only +1 and -1 are left"
+            )
+        form = LATENTS[latent](self.latent_dim)
+        if form is not None:
+            encoder = nn.Sequential(encoder, form)
         if posterior:
             encoder = GaussianEncoder(encoder, deviation)
         return Autoencoder(encoder, decoder, learned)

@@ -137,9 +137,12 @@ def _npz(path: Path, key: str | None) -> np.ndarray:
             raise _unreadable(path, ".npz file", error) from error
 
 
+_MISSING = {"", "NA", "N/A", "n/a", "NULL", "null", "None", "-"}  # what tables write where a number is missing
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text or "nan")
+        float("nan" if text.strip() in _MISSING else text)
     except ValueError:
         return False
     return True
@@ -201,9 +204,11 @@ def _table(path: Path, frame, columns: Sequence[str] | None) -> tuple[np.ndarray
             bad.append(name)
     if bad:
         example = frame.iloc[0, list(frame.columns).index(bad[0])]
+        remedy = "remove them, or choose the columns to use"
+        if ";" in f"{bad[0]}{example}":
+            remedy = "both ; and , separate here: write numbers with a decimal point"
         raise ValueError(
-            f"{path} has columns that are not numbers: {', '.join(map(repr, bad))} (first value {example!r}); "
-            f"remove them, or choose the columns to use"
+            f"{path} has columns that are not numbers: {', '.join(map(repr, bad))} (first value {example!r}); {remedy}"
         )
     return frame.to_numpy(np.float64, na_value=np.nan), tuple(frame.columns)
 

@@ -71,7 +71,9 @@ class Run:
         for name, value, valid in (("recipe", self.recipe, RECIPES), ("keep", self.keep, KEEP)):
             if value not in valid:
                 raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
-        methods.get(self.method).configure(**self.method_options)
+        method = methods.get(self.method)
+        object.__setattr__(self, "method", method.name)  # "nrae_l + mmd" and "nrae_l+mmd" are one run
+        method.configure(**self.method_options)
         datasets.bound_options(self.data, self.data_options)
 
     @cached_property

@@ -99,9 +99,22 @@ def fit(
         ValueError: for empty data, NaN or infinity in the data, or an impossible graph.
         FloatingPointError: when the loss is no longer finite, naming the first epoch in which it was not.
 
-    Subnormal numbers count as zero in this process from here on (``torch.set_flush_denormal``).
+    Subnormal numbers count as zero during the training (``torch.set_flush_denormal``).
     """
+    # Adam's moments of dead ReLU units decay into subnormal numbers, on which CPUs are many times slower.
+    flushed_before = float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0
+    torch.set_flush_denormal(True)
+    try:
+        return _fit(
+            model, objective, data, optimization, seed, frame_epochs, draw, checkpoint, checkpoint_seconds, progress
+        )
+    finally:
+        torch.set_flush_denormal(flushed_before)
+
+
+def _fit(model, objective, data, optimization, seed, frame_epochs, draw, checkpoint, checkpoint_seconds, progress):
     check_points(data, "training data")
+    objective.check(model, min(optimization.batch_size, len(data)))
     device = next(model.parameters()).device
     data = data.to(device)
     model.eval()  # a look at the shape must not move running statistics
@@ -111,8 +124,6 @@ def fit(
     preparation = Preparation(data, latent_dim, seed)
     prepared = objective.prepare(preparation)
     generator = torch.Generator(device).manual_seed(seed)
-    # Adam's moments of dead ReLU units decay into subnormal numbers, on which CPUs are many times slower.
-    torch.set_flush_denormal(True)
     optimizer = torch.optim.Adam(model.parameters(), optimization.learning_rate, fused=True)
     trained = Trained(torch.zeros(optimization.epochs, device=device))
     first_epoch, prepared = _resume(checkpoint, model, optimizer, generator, trained, prepared)

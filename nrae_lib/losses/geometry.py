@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from nrae_lib.taylor import taylor
 
@@ -146,8 +147,8 @@ def _deviation_from_one(vectors: Tensor, eps: float) -> Tensor:
 def weight_norm(network: nn.Module) -> Tensor:
     """Weight decay as a loss: Σ w² over the weights, not the biases, of all linear and convolution layers, without ½.
 
-    On the decoder it is the term of RAE-L2 (Ghosh et al. 2020), on the whole network that of AE-L2 and AEW. With a
-    parametrization, such as spectral normalization, the weights are those in use.
+    On the decoder it is the term of RAE-L2 and AE-L2 (Ghosh et al. 2020), on the whole network that of AEW. With a
+    parametrization, such as spectral normalization, the weights are those in use; tied weights count once.
 
     Arguments:
         network: any module.
@@ -158,7 +159,11 @@ def weight_norm(network: nn.Module) -> Tensor:
     Raises:
         ValueError: if there is no such layer.
     """
-    weights = [layer.weight for layer in network.modules() if isinstance(layer, (nn.Linear, _ConvNd))]
+    weights = {}
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, _ConvNd)):
+            learned = layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight
+            weights.setdefault(id(learned), layer.weight)
     if not weights:
         raise ValueError("the network has no linear or convolution layer, so there are no weights to decay")
-    return sum(weight.square().sum() for weight in weights)
+    return sum(weight.square().sum() for weight in weights.values())

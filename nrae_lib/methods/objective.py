@@ -1,6 +1,7 @@
 """An objective: one reconstruction term, weighted penalties, a form of the latent code."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class Objective:
             norm 1) or "spectral_decoder" (only the decoder's layers).
 
     Raises:
-        ValueError: for an unknown form, a penalty given twice, or penalties that need different posteriors.
+        ValueError: for an unknown form, a penalty given twice, penalties that need different posteriors or forms of the
+            code, or terms that disagree about an option they share, such as n_neighbors.
 
     Example:
         >>> from nrae_lib.methods import MMD, Neighborhood, Objective
@@ -50,8 +52,22 @@ class Objective:
         names = [penalty.name for penalty in self.penalties]
         if len(set(names)) < len(names):
             raise ValueError(f"a penalty stands twice among {', '.join(names)}: give each of them once")
-        if self.posterior and self.latent != "plain":
-            raise ValueError(f"a Gaussian posterior needs latent 'plain', not {self.latent!r}")
+        for penalty in self.penalties:
+            if self.latent in penalty.excluded_latents:
+                valid = [name for name in LATENTS if name not in penalty.excluded_latents]
+                raise ValueError(
+                    f"penalty {penalty.name!r} needs latent {' or '.join(map(repr, valid))}, not {self.latent!r}"
+                )
+        if len({penalty.posterior for penalty in self.penalties if penalty.posterior}) > 1:
+            raise ValueError("the penalties need different posteriors of the codes: give one of them")
+        if self.weights == "tied" and self.posterior == "learned":
+            raise ValueError(
+                "weights 'tied' need an encoder with as many outputs as the decoder has inputs: a learned posterior has "
+                "twice as many"
+            )
+        for flat, values in self._values().items():
+            if len(set(values)) > 1:
+                raise ValueError(f"the terms disagree about {flat}, which is one option: {', '.join(map(str, values))}")
 
     @property
     def terms(self) -> dict[str, BaseTerm]:
@@ -69,12 +85,17 @@ class Objective:
         A penalty's weight is ``<penalty>_weight``. Other fields keep their names; one that several terms share, such
         as n_neighbors or the λ_iso of I-AE, is set in all of them.
         """
-        found: dict[str, Any] = {}
+        found = {flat: values[0] for flat, values in self._values().items()}
+        return {**found, "latent": self.latent, "weights": self.weights}
+
+    def _values(self) -> dict[str, list]:
+        """Flat name -> its value in every term that has it."""
+        found: dict[str, list] = {}
         for term in self.terms.values():
             for entry in fields(term):
                 if entry.name not in term.fixed:
-                    found.setdefault(self._flat(term, entry.name), getattr(term, entry.name))
-        return {**found, "latent": self.latent, "weights": self.weights}
+                    found.setdefault(self._flat(term, entry.name), []).append(getattr(term, entry.name))
+        return found
 
     def _flat(self, term: BaseTerm, name: str) -> str:
         return term.weight_option if name == "weight" else name
@@ -112,6 +133,21 @@ class Objective:
         learned = {name: value for term in self.terms.values() for name, value in term.parameters().items()}
         return network.build(data_shape, seed, self.latent, self.weights, self.posterior, deviation, learned)
 
+    def check(self, model: nn.Module, batch_size: int) -> None:
+        """Stop with one sentence if ``model`` was not built for this objective, or batches are too small for it."""
+        learned = {name for term in self.terms.values() for name in term.parameters()}
+        missing = sorted(learned - set(getattr(model, "learned", ())))
+        if missing or bool(self.posterior) != hasattr(model.encoder, "posterior"):
+            what = (
+                f"lacks {', '.join(missing)}"
+                if missing
+                else "and the objective do not agree on a posterior of the codes"
+            )
+            raise ValueError(f"the model {what}: build it with this objective's build()")
+        fewest = max(2 if self.latent == "batchnorm" else 1, *(term.fewest_points for term in self.terms.values()))
+        if batch_size < fewest:
+            raise ValueError(f"batch_size must be at least {fewest} for this method, not {batch_size}")
+
     def prepare(self, preparation: Preparation) -> dict[str, Any]:
         """What every term prepares, by its name."""
         return {name: term.prepare(preparation) for name, term in self.terms.items()}
@@ -146,9 +182,8 @@ class Objective:
 def _checked(name: str, value, default):
     """``value`` in the type of the option's default; 1 and 1.0 must be one run, "3" none at all."""
     wanted = type(default)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is float and number:
-        return float(value)
+    if isinstance(value, Real) and not isinstance(value, bool):  # NumPy's numbers, too
+        value = float(value) if wanted is float else int(value) if isinstance(value, Integral) else value
     if type(value) is not wanted:
         raise ValueError(f"option {name!r} must be of type {wanted.__name__}, not {value!r}")
     return value

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nrae_lib import losses
+from nrae_lib.graph import rows_per_block
 from nrae_lib.methods.terms import BaseTerm, Batch, Preparation, check_choice, check_number, per_sample
 
 JACOBIANS = ("auto", "exact", "estimate")
@@ -51,6 +52,7 @@ class KL(_Penalty):
     """
 
     name: ClassVar[str] = "kl"
+    excluded_latents: ClassVar[tuple[str, ...]] = ("circular", "batchnorm")
     formula: ClassVar[str] = r"\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
     reference: ClassVar[str] = "Kingma and Welling 2014"
     cost: ClassVar[str] = "nothing but a wider last layer of the encoder"
@@ -79,6 +81,7 @@ class MMD(_Penalty):
     """
 
     name: ClassVar[str] = "mmd"
+    fewest_points: ClassVar[int] = 2
     formula: ClassVar[str] = r"\mathrm{MMD}^2_\kappa\big(g(x),\mathcal N(0,I)\big)"
     reference: ClassVar[str] = "Tolstikhin et al. 2018; kernel as in Lee, Kwon and Park 2021, supplement 1.2"
     cost: ClassVar[str] = "three kernels of B × B pairs"
@@ -115,8 +118,8 @@ class Contraction(_Penalty):
         check_choice("jacobian", self.jacobian, JACOBIANS)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
-        with per_sample(batch.model.encoder) as encoder:
-            generator = _generator(self.jacobian, batch, batch.code.shape[1])
+        generator = _generator(self.jacobian, batch, batch.code.shape[1])
+        with batch.encoder() as encoder:
             return losses.encoder_contraction(encoder, batch.x, generator)
 
 
@@ -157,7 +160,10 @@ class PhateTarget(_Penalty):
             n_components=preparation.latent_dim, knn=self.phate_knn, t="auto", gamma=1, random_state=preparation.seed,
             n_jobs=1, verbose=False, mds_solver="smacof" if len(points) <= 2000 else "sgd",
         )  # fmt: skip
-        embedding = torch.from_numpy(operator.fit_transform(points)).to(preparation.data)
+        try:
+            embedding = torch.from_numpy(operator.fit_transform(points)).to(preparation.data)
+        except ValueError as error:
+            raise ValueError(f"PHATE, the target of GRAE, cannot embed these points: {error}") from error
         return (embedding - embedding.mean(0)) / embedding.std(0, correction=0)
 
     def loss(self, batch: Batch, target: Tensor) -> Tensor:
@@ -190,7 +196,8 @@ class Barycenter(_Penalty):
 
     def prepare(self, preparation: Preparation) -> tuple[Tensor, Tensor]:
         data, graph = preparation.data, preparation.graph(self.n_neighbors)
-        blocks = zip(data.split(4096), graph.split(4096), strict=True)
+        rows = rows_per_block(data, self.n_neighbors)
+        blocks = zip(data.split(rows), graph.split(rows), strict=True)
         return graph, torch.cat([losses.barycenter_weights(x, data[near.T], self.ridge).T for x, near in blocks])
 
     def loss(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
@@ -206,6 +213,7 @@ class Topology(_Penalty):
     """
 
     name: ClassVar[str] = "topology"
+    fewest_points: ClassVar[int] = 2
     formula: ClassVar[str] = r"\tfrac1B\big(\|A^X[\pi_X]-A^Z[\pi_X]\|^2+\|A^Z[\pi_Z]-A^X[\pi_Z]\|^2\big)"
     reference: ClassVar[str] = "Moor et al. 2020"
     cost: ClassVar[str] = "two minimum spanning trees of B points, built edge by edge"
@@ -227,6 +235,7 @@ class Isometry(_Penalty):
     """
 
     name: ClassVar[str] = "isometry"
+    excluded_latents: ClassVar[tuple[str, ...]] = ("circular",)
     formula: ClassVar[str] = r"\mathbb E_{z,u}\big(\|J_f(z)u\|-1\big)^2"
     reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 6"
     cost: ClassVar[str] = "one directional derivative of the decoder"
@@ -242,10 +251,10 @@ class Isometry(_Penalty):
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         z = batch.code.detach()
         if self.latents == "gaussian" and len(z) > 1:
+            # A root of the covariance by its eigenvectors exists also where a Cholesky factor does not.
             centred = z - z.mean(0)
-            # ε centred / √(n-1) has the codes' full covariance, without a factorization that may not exist.
-            mix = torch.empty(len(z), len(z), dtype=z.dtype, device=z.device).normal_(generator=batch.generator)
-            z = z.mean(0) + mix @ centred / (len(z) - 1) ** 0.5
+            values, vectors = torch.linalg.eigh(centred.T @ centred / (len(z) - 1))
+            z = z.mean(0) + (batch.normal(z) * values.clamp_min(0).sqrt()) @ vectors.T
         elif self.latents == "box":
             low, high = z.min(0).values, z.max(0).values
             z = low + (high - low) * torch.empty_like(z).uniform_(generator=batch.generator)
@@ -261,6 +270,7 @@ class PseudoIsometry(_Penalty):
     """
 
     name: ClassVar[str] = "pseudo_isometry"
+    excluded_latents: ClassVar[tuple[str, ...]] = ("circular",)
     weight_option: ClassVar[str] = "isometry_weight"
     formula: ClassVar[str] = r"\mathbb E_{x,u}\big(\|u^\top J_g(x)\|-1\big)^2"
     reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 7"
@@ -270,7 +280,7 @@ class PseudoIsometry(_Penalty):
     weight: float = 0.1
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
-        with per_sample(batch.model.encoder) as encoder:
+        with batch.encoder() as encoder:
             return losses.pseudo_isometry(encoder, batch.x, batch.generator)
 
 
@@ -347,6 +357,7 @@ class Entropy(_Penalty):
     :func:`nrae_lib.losses.nearest_neighbor_entropy`. Its weight is stated nowhere: treat it as searched."""
 
     name: ClassVar[str] = "entropy"
+    fewest_points: ClassVar[int] = 2
     formula: ClassVar[str] = r"-\hat H(g(x))"
     reference: ClassVar[str] = "entropic autoencoder, supplement; Kozachenko and Leonenko 1987"
     cost: ClassVar[str] = "distances of B × B pairs"

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib import losses
-from nrae_lib.graph import knn_graph, sample_neighbors
+from nrae_lib.graph import knn_graph, neighbor_distances, sample_neighbors
 from nrae_lib.methods.terms import (
     BaseTerm,
     Batch,
     Preparation,
     check_choice,
     check_number,
-    mixing_layers,
     per_sample,
 )
 
@@ -163,13 +162,12 @@ class Neighborhood(_Reconstruction):
             return losses.point_reconstruction(batch.x, model.decoder(batch.code))
         near = sample_neighbors(graph, batch.index, self.neighbors_per_point, batch.generator, self.replace)
         x_near = batch.data[near]
-        if self.space == "latent":
-            z_near = batch.code_near(near)
-            return self._expanded(model.decoder, batch.code, z_near, batch.x, x_near)
-        if mixing_layers(model.encoder):
-            batch.code  # noqa: B018 -- the running statistics follow the codes, of which the expansion has none
-        with per_sample(model):
-            return self._expanded(nn.Sequential(model.encoder, model.decoder), batch.x, x_near, batch.x, x_near)
+        if self.space == "data":
+            with batch.autoencoder() as network:
+                return self._expanded(network, batch.x, x_near, batch.x, x_near)
+        z_near = batch.code_near(near)
+        with per_sample(batch.model.decoder) as decoder:
+            return self._expanded(decoder, batch.code, z_near, batch.x, x_near)
 
     def _expanded(self, network: nn.Module, z: Tensor, z_near: Tensor, x: Tensor, x_near: Tensor) -> Tensor:
         return losses.neighborhood_reconstruction(
@@ -216,7 +214,7 @@ class Relational(_Reconstruction):
         return self._weights(preparation.data, preparation.graph(self.n_neighbors))
 
     def _weights(self, points: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
-        distance = (points.flatten(1)[graph] - points.flatten(1)[:, None]).square().sum(2)
+        distance = neighbor_distances(points, graph)
         mean = distance.mean().clamp_min(torch.finfo(distance.dtype).tiny)  # all points equal: every weight is one
         return graph, losses.heat_weights(distance, self.temperature * mean)
 

@@ -1,6 +1,6 @@
 """What a loss term may ask for: the batch and everything already computed of it, and what is prepared once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -47,6 +47,7 @@ class Batch:
         self.is_whole = index is None
         self.index = torch.arange(len(data), device=data.device) if index is None else index
         self.x = data if index is None else data[index]
+        self._statistics: tuple[Tensor, Tensor] | None = None  # of the codes before their normalization
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape of ``like``."""
@@ -65,24 +66,69 @@ class Batch:
     @cached_property
     def code(self) -> Tensor:
         """(B, m) codes of ``x``: z = g(x), or a draw μ + σ ε from the posterior."""
-        return self._draw(*self.posterior) if self.is_stochastic else self.model.encoder(self.x)
+        if self.is_stochastic:
+            return self._drawn(*self.posterior)
+        if self._normalization is None:
+            return self.model.encoder(self.x)
+        raw = self.model.encoder[:-1](self.x)
+        self._statistics = raw.mean(0), raw.var(0, correction=0)
+        return self._normalization(raw)
 
-    def _draw(self, mean: Tensor, log_deviation: Tensor) -> Tensor:
-        return mean + log_deviation.exp() * self.normal(mean)
+    def _drawn(self, mean: Tensor, log_deviation: Tensor, noise: Tensor | None = None) -> Tensor:
+        return mean + log_deviation.exp() * (self.normal(mean) if noise is None else noise)
+
+    @property
+    def _normalization(self) -> nn.Module | None:
+        """The batch normalization that ends the encoder, if it is one in training mode."""
+        last = self.model.encoder[-1] if isinstance(self.model.encoder, nn.Sequential) else None
+        return last if isinstance(last, nn.BatchNorm1d) and last.training else None
+
+    @contextmanager
+    def encoder(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """The encoder as a function of each point alone, whose Jacobian exists.
+
+        Codes that are normalized over the batch are normalized by the statistics of this batch's centres, which are
+        functions of the weights but constants to the point; with constants instead, a penalty on the Jacobian would
+        shrink the weights without end. Batch normalization inside the network takes its running statistics. Of a Gaussian
+        posterior it is the mean.
+        """
+        _ = self.code  # before anything is frozen: the statistics are those of the batch
+        with per_sample(self.model.encoder):
+            if self._statistics is None:
+                yield self.model.encoder
+            else:
+                mean, variance = self._statistics
+                *body, last = self.model.encoder
+                yield lambda points: (nn.Sequential(*body)(points) - mean) / (variance + last.eps).sqrt()
+
+    @contextmanager
+    def autoencoder(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Decoder after encoder as a function of each point alone; a posterior's ε is one constant per point."""
+        with self.encoder() as encoder, per_sample(self.model.decoder) as decoder:
+            if self.is_stochastic:
+                noise = self.normal(self.code)
+                yield lambda points: decoder(self._drawn(*self.model.encoder.posterior(points), noise))
+            else:
+                yield (
+                    nn.Sequential(encoder, decoder) if isinstance(encoder, nn.Module) else lambda x: decoder(encoder(x))
+                )
 
     def code_near(self, near: Tensor) -> Tensor:
         """(n, B, m) codes of the points with indices ``near`` (n, B); together with those of ``x`` if these are missing."""
         if self.is_whole and not self.is_stochastic:  # every neighbour is in the batch: its code is already there
             return self.code[near]
-        points, alone = self.data[near], "code" in vars(self)
+        points, shape = self.data[near].flatten(0, 1), near.shape
+        if self._normalization is not None:
+            with self.encoder() as encoder:
+                return encoder(points).unflatten(0, shape)
+        alone = "code" in vars(self)
         if not alone:  # one call for centres and neighbours
-            points = torch.cat([self.x[None], points])
-        flat, shape = points.flatten(0, 1), points.shape[:2]
+            points, shape = torch.cat([self.x, points]), (len(near) + 1, len(self.x))
         if self.is_stochastic:
-            mean, log_deviation = (part.unflatten(0, shape) for part in self.model.encoder.posterior(flat))
-            codes = self._draw(mean, log_deviation)
+            mean, log_deviation = (part.unflatten(0, shape) for part in self.model.encoder.posterior(points))
+            codes = self._drawn(mean, log_deviation)
         else:  # the one-pass value is the encoder's, by faster kernels
-            codes = taylor(self.model.encoder, flat, flat, 0).value.unflatten(0, shape)
+            codes = taylor(self.model.encoder, points, points, 0).value.unflatten(0, shape)
         if alone:
             return codes
         if self.is_stochastic:
@@ -103,6 +149,8 @@ class Term(Protocol):
     - ``summed``: the paper weighs the penalty against an error summed over D features; this library's error is the
       mean over features, so the weight is divided by D.
     - ``posterior``: "learned" or "constant" where the codes must have a Gaussian posterior.
+    - ``fewest_points``: that a batch must have.
+    - ``excluded_latents``: forms of the code under which the term has no meaning.
     """
 
     name: ClassVar[str]
@@ -126,6 +174,8 @@ class BaseTerm:
     fixed: ClassVar[tuple[str, ...]] = ()
     summed: ClassVar[bool] = False
     posterior: ClassVar[str] = ""
+    fewest_points: ClassVar[int] = 1
+    excluded_latents: ClassVar[tuple[str, ...]] = ()
 
     def prepare(self, preparation: Preparation) -> Any:
         return None
@@ -157,19 +207,14 @@ def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
 
 
-def mixing_layers(network: nn.Module) -> list[nn.Module]:
-    """The batch normalizations in training mode, which mix the samples of a batch."""
-    kinds = nn.modules.batchnorm._BatchNorm
-    return [part for part in network.modules() if isinstance(part, kinds) and part.training]
-
-
 @contextmanager
 def per_sample(network: nn.Module) -> Iterator[nn.Module]:
     """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample.
 
     In training mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong.
     """
-    mixing = mixing_layers(network)
+    kinds = nn.modules.batchnorm._BatchNorm
+    mixing = [part for part in network.modules() if isinstance(part, kinds) and part.training]
     for part in mixing:
         part.eval()
     try:
