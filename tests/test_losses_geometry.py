@@ -272,3 +272,10 @@ def test_weight_norm_of_normalized_layers_is_that_of_the_weights_in_use():
 def test_weight_norm_of_a_network_without_weights_is_refused():
     with pytest.raises(ValueError, match="no linear or convolution layer"):
         losses.weight_norm(nn.Tanh())
+
+
+def test_tied_weights_count_once():
+    from nrae_lib.models import Network
+
+    tied = Network((4,), 2).build((3,), seed=0, weights="tied")
+    assert torch.equal(losses.weight_norm(tied), losses.weight_norm(tied.encoder))

@@ -1,5 +1,6 @@
 """The catalogue: every entry trains, refuses what it does not know, and keeps its promises."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from nrae_lib.methods import (
     MMD,
     PENALTIES,
     RECONSTRUCTIONS,
+    Barycenter,
     Batch,
     Contraction,
     Isometry,
@@ -316,7 +318,11 @@ def test_a_weight_of_zero_leaves_the_reconstruction():
         (lambda: Objective(Point(), (MMD(), MMD())), "stands twice"),
         (lambda: Objective(latent="round"), "unknown latent 'round': choose one of plain, circular, batchnorm"),
         (lambda: Objective(weights="shared"), "choose one of free, tied, spectral, spectral_decoder"),
-        (lambda: Objective(Point(), (KL(),), latent="circular"), "a Gaussian posterior needs latent 'plain'"),
+        (lambda: Objective(Point(), (KL(),), latent="circular"), "penalty 'kl' needs latent 'plain', not 'circular'"),
+        (lambda: Objective(Point(), (Isometry(),), latent="circular"), "needs latent 'plain' or 'batchnorm'"),
+        (lambda: Objective(Point(), (KL(),), weights="tied"), "a learned posterior has twice as many"),
+        (lambda: Objective(Neighborhood(n_neighbors=8), (Barycenter(),)), "disagree about n_neighbors.*: 8, 5"),
+        (lambda: Network((8,), 1).build((3,), 0, "circular"), "a circular code needs latent_dim .* at least 2"),
         (lambda: Point("absolute"), "choose one of squared, gaussian"),
         (lambda: MMD(kernel="cosine"), "choose one of gaussian, imq"),
         (lambda: Contraction(jacobian="some"), "choose one of auto, exact, estimate"),
@@ -337,7 +343,12 @@ def test_impossible_compositions_are_refused(build, sentence):
 @pytest.mark.parametrize("latent", LATENTS)
 @pytest.mark.parametrize("name", ["ae", "nrae_q", "cae", "iae", "wae", "enrae_q", "spae", "rae_gp"])
 def test_every_form_of_the_code_trains(name, latent):
-    objective, data = methods.get(name).configure(latent=latent), data_of((3,))
+    data = data_of((3,))
+    if any(latent in penalty.excluded_latents for penalty in methods.get(name).objective.penalties):
+        with pytest.raises(ValueError, match="needs latent"):
+            methods.get(name).configure(latent=latent)
+        return
+    objective = methods.get(name).configure(latent=latent)
     model = model_of((3,), objective=objective)
     trained = fit(model, objective, data, Optimization(4, 10), seed=0)
     assert torch.isfinite(trained.loss).all()
@@ -356,21 +367,109 @@ def test_batch_normalized_codes_have_mean_zero_and_variance_one():
     torch.testing.assert_close(code.var(0, correction=0), torch.ones(2, dtype=torch.float64), rtol=1e-4, atol=0)
 
 
-def test_jacobians_do_not_mix_the_samples_of_a_batch_normalized_code():
-    """Normalized by running statistics, the penalty of a batch is the mean of its points' penalties."""
+NORMALIZED = ["point", "denoising", "neighborhood_1", "extended_2", "relational"]
+
+
+@pytest.mark.parametrize("reconstruction", NORMALIZED)
+def test_the_order_of_the_penalties_does_not_matter(reconstruction):
+    data = data_of((3,)).double()
+    parts = []
+    for penalties in (("contraction", "code_norm", "barycenter"), ("barycenter", "code_norm", "contraction")):
+        objective = compose(reconstruction, *penalties, latent="batchnorm")
+        model = model_of((3,), dtype=torch.float64, objective=objective)
+        batch = Batch(model, data, torch.arange(0, 24, 2), torch.Generator().manual_seed(0))
+        parts.append(objective.weighted(batch, objective.prepare(Preparation(data, 2, 0))))
+    for name in parts[0]:
+        torch.testing.assert_close(parts[0][name], parts[1][name])
+
+
+def test_jacobians_of_normalized_codes_are_per_point_and_blind_to_the_scale_of_the_weights():
+    """Each point's own derivative of the code normalized by the batch's statistics; these depend on the weights."""
     objective, data = methods.get("cae").configure(latent="batchnorm", contraction_weight=1.0), data_of((3,)).double()
     model = model_of((3,), dtype=torch.float64, objective=objective)
 
-    def penalty(points):
-        return objective.penalties[0].loss(Batch(model, points, None, torch.Generator()), None)
+    def penalty():
+        return objective.penalties[0].loss(Batch(model, 50 * data, None, torch.Generator()), None)
 
-    model.train()
-    together = penalty(data)
+    ours = penalty()
+    body, last = model.encoder
+    raw = body(50 * data)
+    scale = (raw.var(0, correction=0) + last.eps).sqrt()
+    jacobians = torch.stack([torch.func.jacrev(body)(50 * point) for point in data]) / scale[:, None]
+    torch.testing.assert_close(ours, jacobians.square().sum((1, 2)).mean())
     assert all(part.training for part in model.modules()), "the mode of training was not restored"
-    model.eval()
-    torch.testing.assert_close(
-        together, torch.stack([penalty(point[None]) for point in data]).mean(), rtol=1e-6, atol=0
+    with torch.no_grad():
+        body[-1].weight.mul_(3)
+        body[-1].bias.mul_(3)
+    torch.testing.assert_close(penalty(), ours, rtol=1e-3, atol=0)  # up to the normalization's ε
+
+
+@pytest.mark.parametrize("reconstruction", ["point", "neighborhood_1"])
+@pytest.mark.parametrize("size", [24, 6, 2])
+def test_neighbours_of_normalized_codes_are_normalized_by_the_centres(reconstruction, size):
+    """A linear encoder keeps barycentres: of a plane's points their error is zero, whatever the batch."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(24, 2, generator=generator, dtype=torch.float64) @ torch.randn(
+        2, 3, generator=generator, dtype=torch.float64
     )
+    objective = compose(reconstruction, "barycenter", barycenter_weight=1.0, ridge=1e-9, latent="batchnorm")
+    model = model_of((3,), dtype=torch.float64, objective=objective)
+    model.encoder[0] = torch.nn.Linear(3, 2).double()
+    index = None if size == 24 else torch.arange(size)
+    batch = Batch(model, data, index, torch.Generator().manual_seed(0))
+    parts = objective.weighted(batch, objective.prepare(Preparation(data, 2, 0)))
+    assert parts["barycenter"] < 1e-10
+    assert model.encoder[1].num_batches_tracked == 1
+    torch.testing.assert_close(batch.code.mean(0), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "reconstruction", ["gaussian_likelihood", "neighborhood_1", "neighborhood_2", "extended_1", "extended_2"]
+)
+def test_the_reconstruction_sees_draws_where_codes_have_a_posterior(reconstruction):
+    """Without KL, log σ still gets a gradient, because the decoder sees μ + σ ε."""
+    objective, data = compose(reconstruction, "kl", kl_weight=0.0), data_of((3,))
+    model = model_of((3,), objective=objective)
+    batch = Batch(model, data, torch.arange(12), torch.Generator().manual_seed(0))
+    objective.loss(batch, objective.prepare(Preparation(data, 2, 0))).backward()
+    mean, log_deviation = model.encoder.body[-1].bias.grad.chunk(2)
+    assert (mean != 0).all() and (log_deviation.abs() > 1e-6).all()
+
+
+def test_extended_expansion_of_a_posterior_is_that_of_one_draw():
+    """At order 1 and a neighbour equal to the centre nothing is left but f(μ + σ ε)."""
+    objective = compose("extended_1", "kl", n_neighbors=1, include_center=False, kl_weight=0.0)
+    data = data_of((3,), 4).repeat(2, 1).double()  # every point has its copy as nearest neighbour
+    model = model_of((3,), dtype=torch.float64, objective=objective)
+    batch = Batch(model, data, None, torch.Generator().manual_seed(3))
+    ours = objective.loss(batch, objective.prepare(Preparation(data, 2, 0)))
+    mean, log_deviation = model.encoder.posterior(data)
+    generator = torch.Generator().manual_seed(3)
+    torch.randint(1, (8, 1), generator=generator)  # the choice of neighbours draws first
+    draws = [mean + log_deviation.exp() * torch.empty_like(mean).normal_(generator=generator) for _ in range(2)]
+    candidates = [(data - model.decoder(draw)).square().mean() for draw in draws]
+    assert any(torch.allclose(ours, candidate) for candidate in candidates)
+
+
+def test_a_model_or_a_batch_that_does_not_fit_is_refused_in_one_sentence():
+    data, plain = data_of((3,)), model_of((3,))
+    for name, sentence in (
+        ("vae", "lacks log_sigma"),
+        ("topoae", "lacks log_latent_scale"),
+        ("cv_vae", "do not agree on a posterior"),
+    ):
+        with pytest.raises(ValueError, match=f"the model .*{sentence}.*build it with this objective's build"):
+            fit(plain, methods.get(name).configure(), data, Optimization(1, 8), seed=0)
+    for name in ("wae", "eae", "topoae"):
+        objective = methods.get(name).configure()
+        with pytest.raises(ValueError, match="batch_size must be at least 2"):
+            fit(model_of((3,), objective=objective), objective, data, Optimization(1, 1), seed=0)
+
+
+def test_numbers_of_numpy_are_numbers():
+    ours = methods.get("nrae_l").configure(neighbor_weight=np.float32(0.5), n_neighbors=np.int64(7))
+    assert ours == methods.get("nrae_l").configure(neighbor_weight=0.5, n_neighbors=7)
+    assert type(ours.reconstruction.n_neighbors) is int
 
 
 def test_tied_weights_stay_tied_and_count_once():
