@@ -76,7 +76,7 @@ class Method:
         return [dict(zip(self.search, values, strict=True)) for values in product(*self.search.values())]
 
 
-SYMBOLS = {"neighbor_weight": "λ", "n_neighbors": "k", "corruption": "σ"} | {
+SYMBOLS = {"neighbor_weight": "λ", "n_neighbors": "k", "corruption": "σ", "initial_sigma": "initial s"} | {
     penalty.weight_option: f"{penalty.weight_option.removesuffix('_weight').replace('_', ' ')} weight"
     for penalty in PENALTIES.values()
 }
@@ -123,14 +123,19 @@ def _combined(base: str, penalty: Any, note: str = "", error: str = "squared", d
 
 
 _SPAE_NOTE = "INFERRED from the paper's remarks, no formula is printed; z = const would satisfy the penalty."
-_VAE_NOTE = "Log σ_z and log s are what is learned, so that neither standard deviation can become negative."
+_VAE_NOTE = (
+    "Log σ_z and log s are what is learned, so that neither standard deviation can become negative. The paper's VAE has no "
+    "coefficient to choose; the search is over the value at which the learned s starts, because log s moves slowly."
+)
 _ISO_NOTE = "The paper's λ weighs an error summed over features; codes for the decoder's term are drawn from a Gaussian fitted to the batch."
 
 # The sections of the page of methods.
 SECTIONS: dict[str, tuple[Method, ...]] = {
     "Baselines of NRAE": (
         Method("ae", "AE", Objective(), f"{_NRAE}, section 1"),
-        Method("vae", "VAE", Objective(Point("gaussian"), (KL(),)), "Kingma and Welling 2014", density="isotropic", note=_VAE_NOTE),
+        Method("vae", "VAE", Objective(Point("gaussian"), (KL(),)), "Kingma and Welling 2014",
+            {"initial_sigma": (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)},
+            "isotropic", note=_VAE_NOTE),
         Method(
             "wae", "WAE", Objective(Point(), (MMD(),)), "Tolstikhin et al. 2018", _one_weight("mmd"), "isotropic",
             note="Gaussian kernel with the median heuristic as in NRAE; that of the original paper: kernel='imq'.",

@@ -1,6 +1,7 @@
 """Reconstruction terms."""
 
 from dataclasses import dataclass
+from math import log
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,8 @@ class _Reconstruction(BaseTerm):
         error: "squared", the mean over features of the squared error, or "gaussian", the negative log likelihood per
             feature under an isotropic Gaussian decoder whose standard deviation s is learned
             (:func:`nrae_lib.losses.gaussian_likelihood`), with any of the squared errors in place of ‖x - f(z)‖²/D.
+        initial_sigma: where the learned s starts, > 0. Adam moves log s by about its learning rate per step, so that in a
+            short training the start decides how small s can become.
     """
 
     # For the page of methods: what is prepared before training and what a step does, in words; symbols, in LaTeX.
@@ -37,12 +40,14 @@ class _Reconstruction(BaseTerm):
     where: ClassVar[tuple[str, ...]] = ()
 
     error: str = "squared"
+    initial_sigma: float = 1.0
 
     def __post_init__(self):
         check_choice("error", self.error, ERRORS)
+        check_number("initial_sigma", self.initial_sigma, strict=True)
 
     def parameters(self) -> dict[str, float]:
-        return {"log_sigma": 0.0} if self.error == "gaussian" else {}
+        return {"log_sigma": log(self.initial_sigma)} if self.error == "gaussian" else {}
 
     def loss(self, batch: Batch, prepared: Any) -> Tensor:
         squared = self.squared_error(batch, prepared)
