@@ -88,7 +88,7 @@ class Loaded(NamedTuple):
     """Points, and the values that colour them.
 
     Arguments:
-        points: (N, ...) float32.
+        points: (N, ...) float32, or float64 where needed (:func:`nrae_lib.own_data.read_points`).
         names: of the columns, or of the files of a folder of images; may be empty.
         labels: (N,) numbers or texts, or None.
     """
@@ -139,7 +139,9 @@ def _labels_file(file: Path, data: Path, count: int) -> np.ndarray:
         return np.array(own_data._npy(file))
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = [row for row in csv.reader(lines) if row]
+            rows = [row or [""] for row in csv.reader(lines)]  # a blank line is a point without a label
+        while len(rows) > count and rows[-1] == [""]:  # the end of the file may be followed by blank lines
+            rows.pop()
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"labels {file} is damaged or no .csv file ({error})") from error
     if any(len(row) > 1 for row in rows):
@@ -280,7 +282,7 @@ def cross_validate(
                 feature_error += squares.sum(0) / len(X)
                 inside = held_out[kept]
                 reconstruction[inside] = decoded[np.cumsum(held_out)[kept[inside]] - 1]
-        except FloatingPointError as error:  # one method that diverges must not take the others with it
+        except (FloatingPointError, ValueError) as error:  # one method that cannot must not take the others with it
             result.failed[name] = str(error)
             continue
         result.seconds[name] = time.perf_counter() - started

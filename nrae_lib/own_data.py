@@ -1,4 +1,4 @@
-"""One's own points from a file or a folder of images, in float32; every bad file gives one sentence.
+"""One's own points from a file or a folder of images; every bad file gives one sentence.
 
 Nothing is ever unpickled, so a file from elsewhere cannot run code.
 """
@@ -22,7 +22,7 @@ class OwnPoints(NamedTuple):
     """What :func:`read_points` gives; unpacks as ``points, names``.
 
     Arguments:
-        points: (N, ...) float32, finite.
+        points: (N, ...) float32 (float64 where needed, see :func:`read_points`), finite.
         names: of the columns of a table, or of the files of a folder of images; empty for .npy and .npz.
     """
 
@@ -33,7 +33,10 @@ class OwnPoints(NamedTuple):
 def read_points(
     path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, min_points: int = 2
 ) -> OwnPoints:
-    """Points to train on, one per row (or per image), in float32.
+    """Points to train on, one per row (or per image).
+
+    In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
+    does for coordinates far from the origin.
 
     - ``.npy``: an array of shape (N, ...), at least two-dimensional.
     - ``.npz``: its only array, or the array ``key``.
@@ -87,7 +90,7 @@ def read_points(
         array, names = _npy(path) if ending == ".npy" else _npz(path, key), ()
     else:
         array, names = _table(path, readers[ending](path), columns)
-    return OwnPoints(_float32(path, array, min_points), names)
+    return OwnPoints(_checked(path, array, min_points), names)
 
 
 def _library(name: str, package: str, path: Path) -> ModuleType:
@@ -252,7 +255,7 @@ def _image(path: Path) -> tuple[np.ndarray, str]:
     return pixels.astype(np.float32) / _WHITE[mode], mode
 
 
-def _float32(path: Path, array: np.ndarray, min_points: int) -> np.ndarray:
+def _checked(path: Path, array: np.ndarray, min_points: int) -> np.ndarray:
     """``array`` checked and converted."""
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path} holds values of type {array.dtype}, not real numbers: convert them first")
@@ -272,4 +275,7 @@ def _float32(path: Path, array: np.ndarray, min_points: int) -> np.ndarray:
             f"{path} holds NaN, infinite or missing values, or values too large for float32, in the points {shown} "
             f"(counted from 0): remove or replace them"
         )
-    return points
+    # Far from the origin (coordinates in metres, time stamps) float32 would round neighbours together.
+    reach, spread = np.abs(points).max(0), np.asarray(array).std(0, dtype=np.float64)
+    lost = np.finfo(np.float32).eps * reach > 1e-3 * spread
+    return np.array(array, np.float64, order="C") if (lost & (spread > 0)).any() else points

@@ -566,3 +566,20 @@ def test_cuda_and_cpu_agree(name):
     on_cpu, on_cuda = ([loss(device, seed) for seed in range(20)] for device in ("cpu", "cuda"))
     spread = max(on_cpu) - min(on_cpu)
     assert sum(on_cuda) / 20 == pytest.approx(sum(on_cpu) / 20, rel=1e-9, abs=spread)
+
+
+def test_defaults_lie_within_what_is_searched_and_every_choice_can_be_at_an_edge():
+    for name, method in methods.CATALOGUE.items():
+        for option, values in method.search.items():
+            default = method.objective.options()[option]
+            # SPAE's printed coefficient lies below its grid, at whose lower end the penalty has no effect any more.
+            assert min(values) <= default <= max(values) or (name, option) == ("spae", "barycenter_weight")
+            assert method.at_edge({option: max(values)}) and method.at_edge({option: min(values)})
+            assert not method.at_edge({option: sorted(values)[1]})
+
+
+def test_a_start_of_sigma_without_a_learned_sigma_is_refused():
+    with pytest.raises(ValueError, match="needs error 'gaussian'"):
+        methods.get("ae").configure(initial_sigma=0.5)
+    model = model_of((3,), objective=methods.get("ae").configure(error="gaussian", initial_sigma=0.5))
+    assert model.learned["log_sigma"].exp().item() == pytest.approx(0.5)

@@ -334,3 +334,21 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name, library):
         ImportError, match=r"needs the package (pandas|pyarrow|pillow): pip install 'nrae-lib\[methods\]'"
     ):
         read_points(path)
+
+
+def test_points_far_from_the_origin_keep_their_digits(tmp_path):
+    """Coordinates in metres: float32 has steps of half a metre there."""
+    far = np.random.default_rng(0).normal(size=(50, 2)) * 0.5 + (4.5e5, 5.4e6)
+    points, _ = read_points(saved(tmp_path / "a.npy", far))
+    np.testing.assert_array_equal(points, far)
+    assert read_points(saved(tmp_path / "b.npy", far - far.mean(0)))[0].dtype == np.float32
+
+
+def test_missing_numbers_in_the_first_row_are_no_header(tmp_path):
+    with pytest.raises(ValueError, match=r"missing values.* in the points 0 "):
+        read_points(write(tmp_path / "a.csv", "NA,1\n2,3\n4,5\n"))
+
+
+def test_decimal_commas_are_named(tmp_path):
+    with pytest.raises(ValueError, match="write numbers with a decimal point"):
+        read_points(write(tmp_path / "a.csv", "1,5;2,5\n3,5;4,5\n5,5;6,5\n"))

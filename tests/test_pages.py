@@ -306,7 +306,7 @@ def test_step_times_and_their_sentences(tmp_path):
     assert set(rows["WAE"].values()) == {"–"}
     assert pages.step_time_rows({"AE": "ae"}, []) == {"AE": {"time of a step / AE": "–"}}
     sentence = pages.cost_sentences(methods.CATALOGUE, times)
-    assert "the network small, half of the methods take less than 1.5 times" in sentence
+    assert "the network small, half of the methods take at most 1.5 times" in sentence
     assert "NRAE-Q takes the most, 3.2 times" in sentence and "one more coefficient per order" in sentence
     assert "make bench" in pages.cost_sentences(methods.CATALOGUE, [])
     assert "other kernels" not in sentence  # the comparison with AE in one pass was not measured
@@ -320,7 +320,9 @@ def test_step_times_and_their_sentences(tmp_path):
 
 
 def test_committed_step_times_cover_the_catalogue():
-    for one in pages.step_times(runs.project_root() / "results" / "step_time"):
+    measured = pages.step_times(runs.project_root() / "results" / "step_time")
+    assert measured or not (runs.project_root() / "results").is_dir()
+    for one in measured:
         for network in one["networks"].values():
             assert set(methods.CATALOGUE) <= set(network["steps"])
             assert network["steps"]["ae"]["ratio"] == 1 and all(row["ratio"] > 0 for row in network["steps"].values())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from nrae_lib import methods, runs
+from nrae_lib import grid, methods, reported, runs
 from nrae_lib.models import Network
 from nrae_lib.runs import Result, Run, Store, frame_epochs, perform
 from nrae_lib.training import Optimization
@@ -270,3 +270,26 @@ def test_committed_results_still_hold():
 def test_a_device_that_is_not_there_is_one_sentence(device):
     with pytest.raises(ValueError, match="cannot be used: choose auto"):
         perform(RUN, device)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "pages"), [("sine", ("fig4_sine", "table1_sine")), ("swissroll", ("fig7_swissroll",))]
+)
+def test_committed_results_leave_no_claim_without_runs(experiment, pages):
+    pytest.importorskip("pandas")
+    if not (ROOT / "results").is_dir():
+        pytest.skip("this copy has no committed results")
+    results = Store(ROOT / "results" / experiment).all()
+    assert len(results) == len(list((ROOT / "results" / experiment).glob("*.npz"))), "files of an older key or meaning"
+    frame = grid.frame([one for one in results if one.run.keep != "metrics"])
+    for page in pages:
+        for verdict in reported.judge(page, frame, "paper", tuple(frame.recipe.unique())):
+            assert verdict.status != "not run", (
+                f"{verdict.claim.identifier} under {verdict.recipe}: {verdict.statistics}"
+            )
+    searched = [one.run for one in results if one.run.keep == "metrics"]
+    for method in {run.method for run in searched}:
+        tried = [run.method_options for run in searched if run.method == method]
+        assert all(options in tried for options in methods.get(method).candidates()), (
+            f"the search of {method} is incomplete"
+        )

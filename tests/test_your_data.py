@@ -91,6 +91,12 @@ def test_labels_come_from_every_place(tmp_path):
         assert comparison.load(data, labels=str(file)).labels.tolist() == classes.tolist()
 
 
+def test_a_blank_line_is_a_missing_label_and_shifts_nothing(tmp_path):
+    data, file = saved(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(6, 2))), tmp_path / "labels.csv"
+    file.write_text("kind\na\na\n\nb\nb\nb\n\n")
+    assert comparison.load(data, labels=str(file)).labels.tolist() == ["a", "a", "missing", "b", "b", "b"]
+
+
 def test_labels_that_cannot_be_used_are_one_sentence(tmp_path):
     data = saved(tmp_path / "points.npy")
     with pytest.raises(ValueError, match=r"neither a column or an array of .* nor a .npy or .csv file"):

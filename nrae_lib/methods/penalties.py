@@ -179,7 +179,7 @@ class Barycenter(_Penalty):
     """
 
     name: ClassVar[str] = "barycenter"
-    formula: ClassVar[str] = r"\big\|g(x)-\textstyle\sum_{x'\in N(x)}w(x,x')\,g(x')\big\|^2"
+    formula: ClassVar[str] = r"\big\|g(x)-\textstyle\sum_{x'\in N(x)\setminus x}w(x,x')\,g(x')\big\|^2"
     reference: ClassVar[str] = "Chen et al. 2021; Roweis and Saul 2000; INFERRED"
     prepares: ClassVar[str] = "k-nearest-neighbour graph, barycentre weights"
     cost: ClassVar[str] = "k neighbours of every point through the encoder"

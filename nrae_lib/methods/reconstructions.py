@@ -45,6 +45,8 @@ class _Reconstruction(BaseTerm):
     def __post_init__(self):
         check_choice("error", self.error, ERRORS)
         check_number("initial_sigma", self.initial_sigma, strict=True)
+        if self.error == "squared" and self.initial_sigma != 1:
+            raise ValueError("initial_sigma is the start of a learned standard deviation: it needs error 'gaussian'")
 
     def parameters(self) -> dict[str, float]:
         return {"log_sigma": log(self.initial_sigma)} if self.error == "gaussian" else {}
@@ -116,7 +118,6 @@ class Neighborhood(_Reconstruction):
 
     name: ClassVar[str] = "neighborhood"
     formula: ClassVar[str] = r"\tfrac{1}{|N(x)|}\sum_{x'\in N(x)}K(x',x)\,\tfrac1D\|x'-\tilde F(x';x)\|^2"
-    reference: ClassVar[str] = "Lee, Kwon and Park 2021, equations 2 to 4"
     prepares: ClassVar[str] = "k-nearest-neighbour graph"
     cost: ClassVar[str] = (
         "one more coefficient per order through what is expanded; in latent space also the codes of the neighbours"
@@ -158,6 +159,10 @@ class Neighborhood(_Reconstruction):
         names = r"F=f\circ g" if self.space == "data" else "z=g(x)" + ",\\; z'=g(x')" * (self.order > 0)
         return r"K(x,x)=1,\; K(x',x)=\lambda", r"\tilde F(x';x)=" + "+".join(terms), names
 
+    @property
+    def reference(self) -> str:
+        return f"Lee, Kwon and Park 2021, {'equations 2 to 4' if self.space == 'latent' else 'section 4.3'}"
+
     def prepare(self, preparation: Preparation) -> Tensor | None:
         return preparation.graph(self.n_neighbors) if self.n_neighbors else None
 
@@ -185,10 +190,11 @@ class Neighborhood(_Reconstruction):
 class Relational(_Reconstruction):
     """Reconstruct the neighbours from the centre's code, weighted by their similarity: the generalized autoencoder.
 
-    GAE (Wang, Huang, Wang and Wang, *Generalized Autoencoder*, CVPR-W 2014), Laplacian-eigenmap variant:
+    INFERRED from summaries of GAE (Wang, Huang, Wang and Wang, *Generalized Autoencoder*, CVPR-W 2014), whose text was not
+    at hand; Laplacian-eigenmap variant:
     Σ_j s_ij ‖x_j - f(g(x_i))‖² over the neighbours j of i, s_ij = exp(-‖x_i - x_j‖²/t). After every
-    ``refresh_epochs`` epochs neighbours and weights are taken anew from the codes. The publication leaves open how
-    t is set and how often that happens: here t is ``temperature`` times the mean squared distance of neighbours, which
+    ``refresh_epochs`` epochs neighbours and weights are taken anew from the codes. How t is set and how often that
+    happens is our choice: t is ``temperature`` times the mean squared distance of neighbours, which
     makes it independent of the data's unit, and the default refreshes every 50 epochs.
 
     Arguments:
@@ -198,7 +204,7 @@ class Relational(_Reconstruction):
     """
 
     name: ClassVar[str] = "relational"
-    formula: ClassVar[str] = r"\sum_{x'\in N(x)}s(x,x')\,\tfrac1D\|x'-f(g(x))\|^2"
+    formula: ClassVar[str] = r"\sum_{x'\in N(x)\setminus x}s(x,x')\,\tfrac1D\|x'-f(g(x))\|^2"
     reference: ClassVar[str] = "Wang et al. 2014"
     prepares: ClassVar[str] = "k-nearest-neighbour graph, heat-kernel weights"
     cost: ClassVar[str] = "as the point loss, with k targets for every point"

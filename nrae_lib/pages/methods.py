@@ -246,17 +246,20 @@ def cost_sentences(catalogue, times):
             most = max(found, key=found.get)
             reasons = [term.cost for term in catalogue[most].objective.terms.values() if term.cost]
             sentences.append(
-                f"On {one['device']} and the network {network}, half of the methods take less than "
-                f"{statistics.median(found.values()):.1f} times AE's time for a step; {catalogue[most].title} takes the "
+                f"On {one['device']} and the network {network}, half of the methods take at most "
+                f"{math.ceil(10 * statistics.median(found.values())) / 10:.1f} times AE's time for a step; {catalogue[most].title} takes the "
                 f"most, {found[most]:.1f} times ({'; '.join(reasons)})."
             )
             steps = one["networks"][network]["steps"]
             if {"ae, one pass", "nrae_l", "nrae_q"} <= steps.keys():
                 linear, quadratic = (steps[name] for name in ("nrae_l", "nrae_q"))
                 sentences.append(
-                    f"NRAE-L and NRAE-Q take {linear['ratio']:.2f} and {quadratic['ratio']:.2f} times AE's time there. "
+                    f"NRAE-L and NRAE-Q take about {linear['ratio']:.2f} and {quadratic['ratio']:.2f} times AE's time there. "
                     "They run on other kernels than AE, those of ``nrae_lib.taylor``; on the same ones AE itself takes "
                     f"{steps['ae, one pass']['ratio']:.2f} times its time, and against that they take "
                     f"{linear['ratio_to_one_pass']:.2f} and {quadratic['ratio_to_one_pass']:.2f}."
                 )
-    return " ".join(sentences) or "No step times are stored: run ``make bench``."
+    return (
+        " ".join(sentences)
+        or "No step times are stored: run ``python benchmarks/all_methods.py --json results/step_time/NAME.json``."
+    )
