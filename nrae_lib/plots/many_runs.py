@@ -150,14 +150,14 @@ def search_grid(frame, chosen, value="validation_mse"):
         for axis in axes.ravel():
             axis.set_visible(False)
         _draw_heat_maps(figure, axes[:map_rows], maps, value)
-        first = None
-        for axis, (method, options, means, choice) in zip(axes[map_rows:].ravel(), lines, strict=False):
+        drawn = axes[map_rows:].ravel()[: len(lines)]
+        for axis, (method, options, means, choice) in zip(drawn, lines, strict=True):
             axis.set_visible(True)
             _draw_line_search(axis, method, options[0], means, choice)
-            if first is None:
-                first = axis
-            else:
-                axis.sharey(first)
+        # One scale for all, so that methods compare; sharing the axes would keep the first one's limits.
+        limits = [axis.get_ylim() for axis in drawn]
+        for axis in drawn:
+            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
         for axis in axes[map_rows:, 1:].ravel():
             axis.tick_params(labelleft=False)
         for row in axes[map_rows:]:
