@@ -281,15 +281,17 @@ def test_samples():
     assert rows.shape == (4, 3)
     np.testing.assert_array_equal(rows, model.sample(4))
     assert not np.array_equal(rows, model.sample(4, random_state=9))
-    # The default density of the plain autoencoder is N(0, I).
+    # Codes without a prior are sampled from a mixture, codes with one from N(0, I).
+    np.testing.assert_array_equal(rows, model.sample(4, "gmm"))
     noise = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
-    np.testing.assert_allclose(rows, model.inverse_transform(noise))
+    normal = small("wae").fit(X)
+    np.testing.assert_allclose(normal.sample(4), normal.inverse_transform(noise))
     many = model.transform(model.inverse_transform(model.embedding_)), model.sample(2000, "gaussian")
     assert many[1].shape == (2000, 3)
     gaussian = model._densities["gaussian"]
     drawn = gaussian.sample(4000, torch.Generator().manual_seed(1)).numpy()
     np.testing.assert_allclose(drawn.mean(0), model.embedding_.mean(0), atol=0.1 * model.embedding_.std())
-    assert small("rae").fit(X).sample(2).shape == (2, 3)  # its authors' density, a mixture of ten Gaussians
+    assert small("rae").fit(X).sample(2).shape == (2, 3)  # a mixture, like its authors
     with pytest.raises(ValueError, match="unknown density 'nope'"):
         model.sample(1, "nope")
     for count in (0, 1.5):
@@ -429,3 +431,13 @@ def test_a_density_sees_draws_where_codes_have_a_posterior(tmp_path):
         ManifoldAutoencoder.load(tmp_path / "model").sample(3, "gaussian"), model.sample(3, "gaussian")
     )
     assert small("ae").fit(X)._draws is None
+
+
+def test_samples_of_circular_codes_come_from_the_circle():
+    model = small("ae", latent="circular").fit(X)
+    codes = model.transform(model.sample(20))
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1, rtol=1e-5)
+    seen = []
+    model._decode = lambda codes: seen.append(codes) or codes
+    model.sample(5)
+    np.testing.assert_allclose(np.linalg.norm(seen[0], axis=1), 1, rtol=1e-5)

@@ -92,7 +92,8 @@ class Batch:
         shrink the weights without end. Batch normalization inside the network takes its running statistics. Of a Gaussian
         posterior it is the mean.
         """
-        _ = self.code  # before anything is frozen: the statistics are those of the batch
+        if self._normalization is not None:
+            _ = self.code  # before anything is frozen: the statistics are those of the batch
         with per_sample(self.model.encoder):
             if self._statistics is None:
                 yield self.model.encoder
