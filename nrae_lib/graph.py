@@ -76,9 +76,8 @@ def neighbor_distances(points: Tensor, graph: Tensor) -> Tensor:
         (N, k) ‖x_j - x_i‖², summed over features. Memory beside it: a block of 64 MiB.
     """
     flat = points.flatten(1)
-    blocks = zip(
-        flat.split(rows_per_block(flat, graph.shape[1])), graph.split(rows_per_block(flat, graph.shape[1])), strict=True
-    )
+    rows = rows_per_block(flat, graph.shape[1])
+    blocks = zip(flat.split(rows), graph.split(rows), strict=True)
     return torch.cat([(flat[near] - part[:, None]).square().sum(2) for part, near in blocks])
 
 

@@ -572,7 +572,7 @@ def test_defaults_lie_within_what_is_searched_and_every_choice_can_be_at_an_edge
     for name, method in methods.CATALOGUE.items():
         for option, values in method.search.items():
             default = method.objective.options()[option]
-            # SPAE's printed coefficient lies below its grid, at whose lower end the penalty has no effect any more.
+            # SPAE's grid was moved up after a first search; its printed coefficient lies below it.
             assert min(values) <= default <= max(values) or (name, option) == ("spae", "barycenter_weight")
             assert method.at_edge({option: max(values)}) and method.at_edge({option: min(values)})
             assert not method.at_edge({option: sorted(values)[1]})

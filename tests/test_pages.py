@@ -274,7 +274,7 @@ def test_every_card_can_be_made_and_every_term_says_what_it_costs():
     assert html.count('class="nrae-method"') == len(methods.CATALOGUE)
     for term in (*methods.RECONSTRUCTIONS.values(), *methods.PENALTIES.values()):
         assert term.formula and term.reference and term.cost, term
-        default = methods.terms.BaseTerm.prepare
+        default = methods.terms.Term.prepare
         assert bool(term.prepares) == (type(term).prepare is not default), term
 
 

@@ -90,7 +90,7 @@ SYMBOLS = {"neighbor_weight": "λ", "n_neighbors": "k", "corruption": "σ", "ini
 
 
 # Sixteen runs for every method that has something to choose. One coefficient: half decades that begin well below what the
-# papers name and end far beyond. Two: four by four. λ near the supplement's 0.001 is the plain AE up to noise.
+# papers name and end far beyond. Two: four by four.
 def _half_decades(lowest: int) -> tuple[float, ...]:
     """1e-5, 3e-5, 1e-4, ... for lowest = -5: sixteen values."""
     return tuple(float(f"{digit}e{lowest + place}") for place in range(8) for digit in (1, 3))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nrae_lib.methods.penalties import PENALTIES
 from nrae_lib.methods.reconstructions import RECONSTRUCTIONS, Point
-from nrae_lib.methods.terms import BaseTerm, Batch, Preparation, check_choice
+from nrae_lib.methods.terms import Batch, Preparation, Term, check_choice
 from nrae_lib.models import LATENTS, WEIGHTS, Autoencoder, Network
 
 _POINT = Point()
@@ -40,8 +40,8 @@ class Objective:
         (0.1, 8)
     """
 
-    reconstruction: BaseTerm = _POINT
-    penalties: tuple[BaseTerm, ...] = ()
+    reconstruction: Term = _POINT
+    penalties: tuple[Term, ...] = ()
     latent: str = "plain"
     weights: str = "free"
 
@@ -70,7 +70,7 @@ class Objective:
                 raise ValueError(f"the terms disagree about {flat}, which is one option: {', '.join(map(str, values))}")
 
     @property
-    def terms(self) -> dict[str, BaseTerm]:
+    def terms(self) -> dict[str, Term]:
         """All terms by name, the reconstruction first."""
         return {"reconstruction": self.reconstruction, **{penalty.name: penalty for penalty in self.penalties}}
 
@@ -97,7 +97,7 @@ class Objective:
                     found.setdefault(self._flat(term, entry.name), []).append(getattr(term, entry.name))
         return found
 
-    def _flat(self, term: BaseTerm, name: str) -> str:
+    def _flat(self, term: Term, name: str) -> str:
         return term.weight_option if name == "weight" else name
 
     def configure(self, **options) -> "Objective":
@@ -112,7 +112,7 @@ class Objective:
                 raise ValueError(f"no option {name!r}: choose among {', '.join(values)}")
         options = {name: _checked(name, value, values[name]) for name, value in options.items()}
 
-        def changed(term: BaseTerm) -> BaseTerm:
+        def changed(term: Term) -> Term:
             names = {self._flat(term, entry.name): entry.name for entry in fields(term) if entry.name not in term.fixed}
             return replace(term, **{names[flat]: value for flat, value in options.items() if flat in names})
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nrae_lib import losses
 from nrae_lib.graph import rows_per_block
-from nrae_lib.methods.terms import BaseTerm, Batch, Preparation, check_choice, check_number, per_sample
+from nrae_lib.methods.terms import Batch, Preparation, Term, check_choice, check_number, per_sample
 
 JACOBIANS = ("auto", "exact", "estimate")
 POSTERIORS = ("learned", "constant")
@@ -19,13 +19,10 @@ EXACT_JACOBIAN_LIMIT = 2**16
 
 
 @dataclass(frozen=True)
-class _Penalty(BaseTerm):
+class _Penalty(Term):
     """Arguments: weight: the coefficient, in the paper's convention (see ``summed``), >= 0."""
 
     weight_option: ClassVar[str]
-    # For the page of methods, in words: what is prepared before training, and what is added to a step.
-    prepares: ClassVar[str] = ""
-    cost: ClassVar[str] = ""
 
     weight: float = 1.0
 

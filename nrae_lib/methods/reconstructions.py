@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from nrae_lib import losses
 from nrae_lib.graph import knn_graph, neighbor_distances, sample_neighbors
 from nrae_lib.methods.terms import (
-    BaseTerm,
     Batch,
     Preparation,
+    Term,
     check_choice,
     check_number,
     per_sample,
@@ -23,7 +23,7 @@ SPACES = ("latent", "data")
 
 
 @dataclass(frozen=True)
-class _Reconstruction(BaseTerm):
+class _Reconstruction(Term):
     """What all reconstruction terms share.
 
     Arguments:
@@ -34,10 +34,7 @@ class _Reconstruction(BaseTerm):
             short training the start decides how small s can become.
     """
 
-    # For the page of methods: what is prepared before training and what a step does, in words; symbols, in LaTeX.
-    prepares: ClassVar[str] = ""
-    cost: ClassVar[str] = ""
-    where: ClassVar[tuple[str, ...]] = ()
+    where: ClassVar[tuple[str, ...]] = ()  # what the formula's symbols mean, in LaTeX
 
     error: str = "squared"
     initial_sigma: float = 1.0

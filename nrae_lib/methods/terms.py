@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ class Batch:
         return codes[1:]
 
 
-class Term(Protocol):
+class Term:
     """A reconstruction term or a penalty: a frozen dataclass whose fields are the method's options.
 
     Class attributes say what the page of methods shows and what the objective has to know:
@@ -146,6 +146,7 @@ class Term(Protocol):
     - ``name``: identifier.
     - ``weight_option``: of a penalty, the option that sets its weight; ``<name>_weight`` unless the class says otherwise.
     - ``formula``, ``reference``: LaTeX and source.
+    - ``prepares``, ``cost``: in words, what is prepared before training and what a step does.
     - ``fixed``: fields that a method's name decides and no option changes.
     - ``summed``: the paper weighs the penalty against an error summed over D features; this library's error is the
       mean over features, so the weight is divided by D.
@@ -154,24 +155,11 @@ class Term(Protocol):
     - ``excluded_latents``: forms of the code under which the term has no meaning.
     """
 
-    name: ClassVar[str]
-    formula: ClassVar[str]
-    reference: ClassVar[str]
-    fixed: ClassVar[tuple[str, ...]]
-
-    def prepare(self, preparation: Preparation) -> Any:
-        """What is computed once before training, made of tensors on the data's device; None for nothing."""
-
-    def loss(self, batch: Batch, prepared: Any) -> Tensor:
-        """Scalar loss of one batch, without the penalty's weight."""
-
-
-class BaseTerm:
-    """Defaults of :class:`Term`: nothing to prepare, nothing to learn."""
-
     name: ClassVar[str] = ""
     formula: ClassVar[str] = ""
     reference: ClassVar[str] = ""
+    prepares: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
     fixed: ClassVar[tuple[str, ...]] = ()
     summed: ClassVar[bool] = False
     posterior: ClassVar[str] = ""
@@ -179,7 +167,12 @@ class BaseTerm:
     excluded_latents: ClassVar[tuple[str, ...]] = ()
 
     def prepare(self, preparation: Preparation) -> Any:
+        """What is computed once before training, made of tensors on the data's device; None for nothing."""
         return None
+
+    def loss(self, batch: Batch, prepared: Any) -> Tensor:
+        """Scalar loss of one batch, without the penalty's weight."""
+        raise NotImplementedError
 
     def refresh(self, epoch: int, model: nn.Module, preparation: Preparation, prepared: Any) -> Any:
         """What was prepared, as it is from ``epoch`` on; most terms never change it."""

@@ -238,12 +238,15 @@ def text_table(rows, caption):
 
 def text_table_html(rows, caption):
     """The HTML of `text_table`."""
+    return _rows_and_columns(rows, caption, _text, lambda text: f"<td>{_text(text)}</td>")
+
+
+def _rows_and_columns(rows, caption, head, cell):
+    """A table of texts; ``head`` makes the HTML of a heading, ``cell`` a whole cell."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    heads = "".join(f'<th scope="col">{_text(name)}</th>' for name in columns)
+    heads = "".join(f'<th scope="col">{head(name)}</th>' for name in columns)
     body = "".join(
-        f'<tr><th scope="row">{_text(label)}</th>'
-        + "".join(f"<td>{_text(row.get(name, ''))}</td>" for name in columns)
-        + "</tr>"
+        f'<tr><th scope="row">{head(label)}</th>' + "".join(cell(row.get(name, "")) for name in columns) + "</tr>"
         for label, row in rows.items()
     )
     return _table_box(

@@ -7,10 +7,8 @@ import re
 import statistics
 from pathlib import Path
 
-from nrae_lib.pages.common import _display, _table_box, _text
+from nrae_lib.pages.common import _display, _rows_and_columns, _text
 from nrae_lib.plots import PAGE_STYLE
-
-# --------------------------------------------------------------------------------------------- the page of methods
 
 _METHOD_STYLE = (
     PAGE_STYLE
@@ -142,19 +140,7 @@ def marked_table(rows, caption):
 
 def marked_table_html(rows, caption):
     """The HTML of `marked_table`."""
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    heads = "".join(f'<th scope="col">{_marked(name)}</th>' for name in columns)
-    body = "".join(
-        f'<tr><th scope="row">{_marked(label)}</th>'
-        + "".join(_marked_cell(row.get(name, "")) for name in columns)
-        + "</tr>"
-        for label, row in rows.items()
-    )
-    return _table_box(
-        f'<table class="nrae-table nrae-table-text" aria-label="{_text(caption)}">'
-        f"<thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody></table>",
-        caption,
-    )
+    return _rows_and_columns(rows, caption, _marked, _marked_cell)
 
 
 def _marked_cell(text):
