@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, clone
 
 from nrae_lib import methods, own_data
 from nrae_lib.embeddings import EMBEDDINGS
-from nrae_lib.training import write_atomically
+from nrae_lib.files import write_atomically
 
 CODE_ENDINGS = (".csv", ".npy", ".parquet")
 _TABLES = {".csv": own_data._csv, ".parquet": own_data._parquet}

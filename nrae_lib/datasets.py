@@ -22,22 +22,26 @@ class Dataset:
         test: (M, ...) float32, noise-free.
         train_position, test_position: (N,), (M,) the curve's parameter (x or the angle θ) of every point;
             None where it is not known.
+        validation: (V, ...) points that decide when to stop, or None.
     """
 
     train: Tensor
     test: Tensor
     train_position: Tensor | None = None
     test_position: Tensor | None = None
+    validation: Tensor | None = None
 
     def __post_init__(self):
         check_points(self.train, "training data")
         check_points(self.test, "test data")
+        if self.validation is not None:
+            check_points(self.validation, "validation data")
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of training and test points."""
+        """First 16 hexadecimal digits of the SHA-256 of training, test and (if there are any) validation points."""
         digest = hashlib.sha256()
-        for part in (self.train, self.test):
+        for part in (self.train, self.test, *(() if self.validation is None else (self.validation,))):
             digest.update(str(tuple(part.shape)).encode())
             digest.update(part.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

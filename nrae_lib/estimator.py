@@ -21,9 +21,10 @@ from torch import Tensor
 
 import nrae_lib
 from nrae_lib import methods
+from nrae_lib.files import write_atomically
 from nrae_lib.models import Autoencoder, Circular, Network
 from nrae_lib.runs import check_device
-from nrae_lib.training import Optimization, fit, write_atomically
+from nrae_lib.training import Optimization, fit
 
 _FORMAT = 1  # of saved files; raise it when an older version of this module could not read them
 _CHUNK = 8192  # rows that go through the network at once

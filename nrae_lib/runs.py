@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
@@ -26,8 +26,10 @@ from torch import nn
 
 import nrae_lib
 from nrae_lib import datasets, measures, methods
-from nrae_lib.models import Network
-from nrae_lib.training import Optimization, fit, seal, unseal, write_atomically
+from nrae_lib.ensemble import fit_ensemble
+from nrae_lib.files import seal, unseal, write_atomically
+from nrae_lib.models import ConvNetwork, Network, network_from_dict
+from nrae_lib.training import Optimization, Trained, fit
 
 RECIPES = ("paper", "paper_elu", "released")
 KEEP = ("metrics", "figure", "animation")
@@ -59,7 +61,7 @@ class Run:
 
     data: str
     method: str
-    network: Network
+    network: Network | ConvNetwork
     optimization: Optimization
     seed: int
     data_options: dict = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Run:
         return Run(
             **{
                 **content,
-                "network": Network(**content["network"]),
+                "network": network_from_dict(content["network"]),
                 "optimization": Optimization(**content["optimization"]),
             }
         )
@@ -231,37 +233,101 @@ class Store:
         return self.folder / f".{run.key}.checkpoint"
 
 
-def perform(run: Run, device: str = "auto", checkpoint: Path | None = None) -> Result:
+def perform(
+    run: Run, device: str = "auto", checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> Result:
     """Train and measure ``run``.
 
     Arguments:
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         checkpoint: see :func:`nrae_lib.training.fit`.
+        progress: called a few times per second with the number of epochs done and of all epochs.
     """
-    check_device(device)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = datasets.make(run.data, run.seed, **run.data_options)
-    objective = methods.get(run.method).configure(**run.method_options)
-    model = objective.build(run.network, tuple(data.train.shape[1:]), run.seed).to(device)
-    train, test = data.train.to(device), data.test.to(device)
+    started = _Started(run, device)
     trained = fit(
-        model, objective, train, run.optimization, run.seed,
-        frame_epochs(run.optimization.epochs) if run.keep == "animation" else (),
-        lambda current: learned_curve(current, train, _FRAME_POINTS), checkpoint,
+        started.model, started.objective, started.train, run.optimization, run.seed, started.frame_epochs,
+        started.frame, checkpoint, progress=progress and (lambda done, loss: progress(done, run.optimization.epochs)),
+        validation=started.data.validation if run.optimization.patience else None,
     )  # fmt: skip
-    metrics, arrays = _measure(model, train, test, data, run.keep)
-    if not all(map(math.isfinite, metrics.values())):
-        raise FloatingPointError("a measure of the trained model is not finite: lower the learning rate")
-    if trained.frames:
-        arrays["frames"] = torch.stack(trained.frames).cpu().numpy().astype(np.float16)
-        arrays["frame_epochs"] = np.array(frame_epochs(run.optimization.epochs))
-    loss = trained.loss.cpu()
-    shown = torch.linspace(0, len(loss) - 1, min(len(loss), 200)).long()
-    return Result(
-        run, metrics, loss[shown].tolist(), arrays, trained.seconds, trained.steps / max(trained.seconds, 1e-9),
-        {"device": device_name(device), "fingerprint": data.fingerprint, **environment()},
+    return started.result(trained)
+
+
+def perform_together(
+    together: Sequence[Run],
+    device: str = "auto",
+    checkpoints: list[Path] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result | Exception]:
+    """Train runs in one vectorised model (:func:`nrae_lib.ensemble.fit_ensemble`) and measure each.
+
+    Arguments:
+        together: runs that an ensemble allows, see :func:`nrae_lib.ensemble.groups`.
+        device, progress: see :func:`perform`.
+        checkpoints: one file for each run; :func:`perform` can go on from it, too.
+
+    Returns:
+        For each run its result, whose provenance names the size of the ensemble, or the exception that ended it alone.
+    """
+    started = [_Started(run, device) for run in together]
+    epochs, patience = together[0].optimization.epochs, together[0].optimization.patience
+    trained = fit_ensemble(
+        [each.model for each in started], [each.objective for each in started], [each.train for each in started],
+        [run.optimization for run in together], [run.seed for run in together], started[0].frame_epochs,
+        [each.frame for each in started], checkpoints,
+        progress=progress and (lambda done, loss: progress(done, epochs)),
+        validation=[each.data.validation for each in started] if patience else None,
     )  # fmt: skip
+
+    def result(each: _Started, outcome: Trained | Exception) -> Result | Exception:
+        if isinstance(outcome, Exception):
+            return outcome
+        try:
+            found = each.result(outcome)
+        except FloatingPointError as error:
+            return error
+        found.provenance["ensemble"] = str(len(together))
+        return found
+
+    return [result(each, outcome) for each, outcome in zip(started, trained, strict=True)]
+
+
+class _Started:
+    """A run with everything made that its training needs."""
+
+    def __init__(self, run: Run, device: str):
+        check_device(device)
+        self.run = run
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if self.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.data = datasets.make(run.data, run.seed, **run.data_options)
+        self.objective = methods.get(run.method).configure(**run.method_options)
+        self.model = self.objective.build(run.network, tuple(self.data.train.shape[1:]), run.seed).to(self.device)
+        self.train, self.test = self.data.train.to(self.device), self.data.test.to(self.device)
+        self.frame_epochs = frame_epochs(run.optimization.epochs) if run.keep == "animation" else ()
+
+    def frame(self, model: nn.Module) -> torch.Tensor:
+        return learned_curve(model, self.train, _FRAME_POINTS)
+
+    def result(self, trained: Trained) -> Result:
+        metrics, arrays = _measure(self.model, self.train, self.test, self.data, self.run.keep)
+        if not all(map(math.isfinite, metrics.values())):
+            raise FloatingPointError("a measure of the trained model is not finite: lower the learning rate")
+        if trained.frames:
+            arrays["frames"] = torch.stack(trained.frames).cpu().numpy().astype(np.float16)
+            arrays["frame_epochs"] = np.array(self.frame_epochs[: len(trained.frames)])
+        loss = trained.loss.cpu()
+        if trained.validation:
+            metrics["validation_mse"] = min(trained.validation)
+            metrics["best_epoch"], metrics["epochs"] = float(trained.best_epoch), float(len(loss))
+        shown = torch.linspace(0, len(loss) - 1, min(len(loss), 200)).long()
+        provenance = {"device": device_name(self.device), "fingerprint": self.data.fingerprint, **environment()}
+        if self.device.startswith("cuda"):
+            provenance["peak_memory"] = f"{torch.cuda.max_memory_allocated(self.device) / 2**20:.0f} MiB"
+        return Result(
+            self.run, metrics, loss[shown].tolist(), arrays, trained.seconds,
+            trained.steps / max(trained.seconds, 1e-9), provenance,
+        )  # fmt: skip
 
 
 def check_device(device: str) -> None:
@@ -351,7 +417,9 @@ def _code() -> str:
     """First 12 hexadecimal digits of the SHA-256 of the modules that decide what a run gives."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for name in ("taylor", "graph", "datasets", "models", "losses", "measures", "methods", "training", "runs"):
+    for name in (
+        "taylor", "graph", "datasets", "feed", "models", "losses", "measures", "methods", "training", "ensemble", "runs"
+    ):  # fmt: skip
         for path in sorted((here / name).glob("*.py")) or [here / f"{name}.py"]:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

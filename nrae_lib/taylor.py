@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 
@@ -51,9 +52,16 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
 
     Sequentials, also nested, of ``Linear``, ``Conv2d``, ``ConvTranspose2d``, ``ReLU``, ``ELU``, ``Softplus``,
     ``Sigmoid``, ``Tanh``, ``Flatten``, ``Unflatten`` and ``Identity`` take the fast path, with or without
-    parametrizations such as spectral norm. Every other callable, and every layer with hooks, is differentiated by
-    ``torch.func.jvp``, with the same result. A layer must treat the samples of a batch independently (batch
-    normalization in training mode does not).
+    parametrizations such as spectral norm. Every other callable, and every layer with hooks (all layers while there are
+    global hooks), is differentiated by ``torch.func.jvp``, with the same result. A layer must treat the samples of a batch
+    independently (batch normalization in training mode does not). Images in channels_last memory stay so.
+
+    Under ``torch.autocast`` the layers with weights compute in its type, as autocast has it, double precision excepted:
+    points, directions, weights and coefficients are rounded to it, sums accumulate in single precision. Activations compute
+    their derivatives in single precision and round the results: near saturation 1 - s² of a rounded s would be zero. What
+    ``torch.func.jvp`` differentiates has the precision that autocast gives its operations.
+
+    Inside ``torch.func.vmap`` over many networks the fast path is one pass for all of them, convolutions excepted.
 
     The result can be differentiated once, with respect to parameters, point and direction. The fast path does not
     support a second differentiation and raises an error there.
@@ -99,11 +107,17 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     value, first, second = point, direction if several else direction.unsqueeze(0), None
     if order == 0:
         first = first[:0]
+    low = _autocast_type(point)
     for fast, group in groupby(_flat(network), key=lambda part: part[1] is not None):
         if fast:
             rules = [rule(layer, order) for layer, rule in group]
             weights = [weight for rule in rules for weight in rule.weights]
-            value, first, second = _Chain.apply(rules, value, first, second, *weights)
+            if low and weights:
+                # Outside of the chain, so that autograd turns the gradients back; biases are added as they are.
+                weights = [weight.to(low) if weight is not None and weight.dim() > 1 else weight for weight in weights]
+                value, first, second = (part if part is None else part.to(low) for part in (value, first, second))
+            chain = _MappedChain if _is_mapped() else _Chain
+            value, first, second = chain.apply(rules, value, first, second, *weights)
         else:
             for layer, _ in group:
                 value, first, second = _by_torch_func(layer, value, first, second, order)
@@ -115,11 +129,20 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     return Jet(value, first, second)
 
 
+def _autocast_type(point: Tensor) -> torch.dtype | None:
+    """The type that autocast gives to products, or None where it leaves them alone."""
+    kind = point.device.type
+    if point.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
     """The layers of nested Sequentials in order, each with its fast rule or None."""
     plain = (
         isinstance(network, nn.Module)
         and "forward" not in vars(network)
+        and not _has_any_global_hook()
         and not (network._forward_hooks or network._forward_pre_hooks)
         and not (network._backward_hooks or network._backward_pre_hooks)
     )
@@ -130,10 +153,17 @@ def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
             yield from _flat(layer)
         return
     convolution = kind in (nn.Conv2d, nn.ConvTranspose2d)
-    unusual = (convolution and (network.padding_mode != "zeros" or isinstance(network.padding, str))) or (
-        kind is nn.ELU and network.alpha < 0
-    )
-    yield network, None if unusual else _RULES.get(kind)
+    # Convolutions of many networks at once are left to the rules of torch.func.vmap.
+    if convolution and (network.padding_mode != "zeros" or isinstance(network.padding, str) or _is_mapped()):
+        kind = None
+    if kind is nn.ELU and network.alpha < 0:
+        kind = None
+    yield network, _RULES.get(kind)
+
+
+def _is_mapped() -> bool:
+    """Whether this is inside a transform of torch.func, asked as ``torch.autograd.Function.apply`` does."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def _by_torch_func(layer: Callable, value: Tensor, first: Tensor, second: Tensor | None, order: int):
@@ -154,10 +184,11 @@ def _by_torch_func(layer: Callable, value: Tensor, first: Tensor, second: Tensor
         result = function(value)
         return result, result.new_empty(0, *result.shape), None
     if order == 1:
-        mapped = torch.func.vmap(push, in_dims=(None, 0), out_dims=(None, 0), randomness="same")
-        return *mapped(value, first), None
-    mapped = torch.func.vmap(push_twice, in_dims=(None, 0, 0), out_dims=(None, 0, 0), randomness="same")
-    return mapped(value, first, torch.zeros_like(first) if second is None else second)
+        result, slope = torch.func.vmap(push, in_dims=(None, 0), randomness="same")(value, first)
+        return result[0], slope, None
+    mapped = torch.func.vmap(push_twice, in_dims=(None, 0, 0), randomness="same")
+    result, slope, curvature = mapped(value, first, torch.zeros_like(first) if second is None else second)
+    return result[0], slope, curvature
 
 
 class _Chain(torch.autograd.Function):
@@ -170,7 +201,7 @@ class _Chain(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rules, value, first, second, *weights):
         count = first.shape[0]
-        stack = torch.cat([value.unsqueeze(0), first] if second is None else [value.unsqueeze(0), first, second])
+        stack = _stacked([value.unsqueeze(0), first] if second is None else [value.unsqueeze(0), first, second])
         ctx.rules, ctx.count, ctx.rows_in = rules, count, len(stack)
         ctx.set_materialize_grads(False)
         kept, remaining = [], iter(weights)
@@ -189,7 +220,7 @@ class _Chain(torch.autograd.Function):
         shape, count = ctx.shape_out, ctx.count
         sizes = (1, count, shape[0] - 1 - count)
         given = next(gradient for gradient in gradients if gradient is not None)
-        gradient = torch.cat(
+        gradient = _stacked(
             [
                 given.new_zeros(size, *shape[1:]) if part is None else part.reshape(size, *shape[1:])
                 for part, size in zip(gradients, sizes, strict=True)
@@ -214,6 +245,43 @@ class _Chain(torch.autograd.Function):
         return None, gradient[0], gradient[1 : 1 + count], second, *weight_gradients
 
 
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """``torch.cat``, but images of any number of coefficients are joined as one batch, for which channels_last exists."""
+    rows = sum(map(len, parts))
+    batches = [part.flatten(0, 1) for part in parts if len(part)]  # an empty one would end channels_last
+    return torch.cat(batches).unflatten(0, (rows, parts[0].shape[1]))
+
+
+class _MappedChain(torch.autograd.Function):
+    """:class:`_Chain` of many networks inside ``torch.func.vmap``: one chain of stacks (rows, networks, B, ...)."""
+
+    @staticmethod
+    def forward(rules, value, first, second, *weights):
+        raise RuntimeError(
+            "The fast path of taylor can be mapped by torch.func.vmap, but not differentiated by torch.func."
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, rules, value, first, second, *weights):
+        def leading(tensor: Tensor | None, dim: int | None, place: int = 0) -> Tensor | None:
+            """``tensor`` with the networks' dimension at ``place``."""
+            if tensor is None or dim is not None:
+                return tensor if tensor is None else tensor.movedim(dim, place)
+            return tensor.unsqueeze(place).expand(*tensor.shape[:place], info.batch_size, *tensor.shape[place:])
+
+        _, of_value, of_first, of_second, *of_weights = in_dims
+        rules = [_MAPPED.get(type(rule), lambda rule: rule)(rule) for rule in rules]
+        value, first, second = _Chain.apply(
+            rules, leading(value, of_value), leading(first, of_first, 1), leading(second, of_second, 1),
+            *map(leading, weights, of_weights),
+        )  # fmt: skip
+        return (value, first, second), (0, 1, None if second is None else 1)
+
+
 class _Linear:
     def __init__(self, layer: nn.Linear, order: int):
         self.weights = (layer.weight, layer.bias)
@@ -228,8 +296,37 @@ class _Linear:
         stack, weight = kept
         flat = gradient.reshape(-1, gradient.shape[-1])
         into_weight = _product(flat.t(), stack.reshape(-1, stack.shape[-1]).t()) if own[0] else None
-        into_bias = gradient[0].reshape(-1, gradient.shape[-1]).sum(0) if own[1] else None
+        into_bias = gradient[0].reshape(-1, gradient.shape[-1]).sum(0, dtype=self.weights[1].dtype) if own[1] else None
         into_stack = _product(flat, weight.t()).view(stack.shape) if wanted else None
+        return into_stack, (into_weight, into_bias)
+
+
+class _MappedLinear(_Linear):
+    """A linear layer of many networks, (rows, networks, B, in) to (..., out); row by row, which copies nothing."""
+
+    def __init__(self, rule: _Linear):
+        self.weights = rule.weights
+
+    def forward(self, stack, count, weight, bias):
+        result = stack.new_empty(*stack.shape[:-1], weight.shape[1])
+        for row, out in zip(stack, result, strict=True):
+            torch.bmm(row, weight.mT, out=out)
+        if bias is not None:
+            result[0] += bias.unsqueeze(1)
+        return result, (stack, weight)
+
+    def backward(self, gradient, count, kept, wanted, own):
+        stack, weight = kept
+        into_weight = into_stack = None
+        if own[0]:
+            into_weight = torch.bmm(gradient[0].mT, stack[0])
+            for upper, row in zip(gradient[1:], stack[1:], strict=True):
+                into_weight.baddbmm_(upper.mT, row)
+        into_bias = gradient[0].sum(1, dtype=self.weights[1].dtype) if own[1] else None
+        if wanted:
+            into_stack = torch.empty_like(stack)
+            for upper, out in zip(gradient, into_stack, strict=True):
+                torch.bmm(upper, weight, out=out)
         return into_stack, (into_weight, into_bias)
 
 
@@ -262,7 +359,7 @@ class _Convolution:
         into_stack, into_weight, _ = torch.ops.aten.convolution_backward(
             gradient.flatten(0, 1), stack.flatten(0, 1), weight, None, *self.settings, (wanted, own[0], False)
         )
-        into_bias = gradient[0].sum((0, 2, 3)) if own[1] else None
+        into_bias = gradient[0].sum((0, 2, 3), dtype=self.weights[1].dtype) if own[1] else None
         return into_stack.unflatten(0, stack.shape[:2]) if wanted else None, (into_weight, into_bias)
 
 
@@ -283,6 +380,19 @@ class _Reshape:
         return gradient.reshape(self.shape), ()
 
 
+# Numbers from which on new memory costs the processor more than the work on it.
+_LARGE = 2**20
+
+
+class _MappedReshape(_Reshape):
+    def __init__(self, rule: _Reshape):
+        self.layer = rule.layer
+
+    def forward(self, stack, count):
+        self.shape = stack.shape
+        return stack.reshape(*stack.shape[:2], *self.layer(stack[0][0]).shape), ()
+
+
 class _ReLU:
     weights = ()
 
@@ -290,12 +400,17 @@ class _ReLU:
         pass
 
     def forward(self, stack, count):
-        # One kernel for all rows: keep them where the value is positive; that includes the value itself.
-        result = torch.ops.aten.threshold_backward(stack, stack[0], 0)
-        return result, (result,)
+        # Rows are kept where the value is positive; that includes the value itself.
+        if stack.numel() >= _LARGE:
+            # In place, even where the rule before keeps its result: what changes there gets no gradient.
+            for rows in (stack[1:], stack[0]):  # the value last, because it decides
+                torch.ops.aten.threshold_backward.grad_input(rows, stack[0], 0, grad_input=rows)
+        else:
+            stack = torch.ops.aten.threshold_backward(stack, stack[0], 0)
+        return stack, (stack,)
 
     def backward(self, gradient, count, kept, wanted, own):
-        return torch.ops.aten.threshold_backward(gradient, kept[0][0], 0), ()
+        return torch.ops.aten.threshold_backward.grad_input(gradient, kept[0][0], 0, grad_input=gradient), ()
 
 
 class _Smooth:
@@ -307,32 +422,44 @@ class _Smooth:
         self.layer, self.order = layer, order
 
     def forward(self, stack, count):
-        result = stack.new_empty(1 + self.order * count, *stack.shape[1:])
-        self.value(stack[0], result[0])
+        full = _full(stack)
+        # With the strides of the stack, which may hold images in channels_last memory.
+        result = full.new_empty_strided((1 + self.order * count, *full.shape[1:]), full.stride())
+        self.value(full[0], result[0])
         if count:
-            first, second = stack[1 : 1 + count], result[1 + count :]
-            slope, *curvature = islice(self.derivatives(stack[0], result[0]), self.order)
-            torch.mul(stack[1:], slope, out=result[1 : len(stack)])
-            if len(stack) > 1 + count:
+            first, second = full[1 : 1 + count], result[1 + count :]
+            slope, *curvature = islice(self.derivatives(full[0], result[0]), self.order)
+            torch.mul(full[1:], slope, out=result[1 : len(full)])
+            if len(full) > 1 + count:
                 second.addcmul_(curvature[0] * first, first)
             elif curvature:
                 torch.mul(curvature[0] * first, first, out=second)
-        return result, (stack, result)
+        if full is stack:
+            return result, (stack, result)
+        return result.to(stack.dtype), (stack,)  # the value before rounding is cheaper to compute again than to keep
 
     def backward(self, gradient, count, kept, wanted, own):
-        stack, result = kept
+        stack, gradient = _full(kept[0]), _full(gradient)
+        value = kept[1][0] if len(kept) > 1 else self.value(stack[0], torch.empty_like(stack[0]))
         rows, first = len(stack), stack[1 : 1 + count]
-        slope, *curvature = islice(self.derivatives(stack[0], result[0]), self.order + 1 if count else 1)
-        into_stack = gradient[:rows] * slope
+        slope, *curvature = islice(self.derivatives(stack[0], value), self.order + 1 if count else 1)
         if count:
             # s'(a0) a1, s'(a0) a2 and s''(a0) a1² also depend on a0, and the last one twice on a1.
             into_value = curvature[0] * _inner(gradient[1:rows], stack[1:])
             if self.order == 2:
                 product = gradient[1 + count :] * first
-                into_stack[1 : 1 + count].addcmul_(curvature[0], product, value=2)
                 into_value.addcmul_(curvature[1], _inner(product, first))
+        into_stack = gradient[:rows].mul_(slope)
+        if count:
+            if self.order == 2:
+                into_stack[1 : 1 + count].addcmul_(curvature[0], product, value=2)
             into_stack[0] += into_value
-        return into_stack, ()
+        return into_stack.to(kept[0].dtype), ()
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """``tensor`` in single precision, if it has less."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:
@@ -341,7 +468,7 @@ def _inner(left: Tensor, right: Tensor) -> Tensor:
 
 class _Sigmoid(_Smooth):
     def value(self, argument, out):
-        torch.sigmoid(argument, out=out)
+        return torch.sigmoid(argument, out=out)
 
     def derivatives(self, argument, value):
         slope = torch.addcmul(value, value, value, value=-1)
@@ -352,7 +479,7 @@ class _Sigmoid(_Smooth):
 
 class _Tanh(_Smooth):
     def value(self, argument, out):
-        torch.tanh(argument, out=out)
+        return torch.tanh(argument, out=out)
 
     def derivatives(self, argument, value):
         slope = 1 - value * value
@@ -363,7 +490,7 @@ class _Tanh(_Smooth):
 
 class _ELU(_Smooth):
     def value(self, argument, out):
-        torch.ops.aten.elu.out(argument, self.layer.alpha, out=out)
+        return torch.ops.aten.elu.out(argument, self.layer.alpha, out=out)
 
     def derivatives(self, argument, value):
         # PyTorch's backward kernels select much faster than a mask does.
@@ -377,7 +504,7 @@ class _ELU(_Smooth):
 
 class _Softplus(_Smooth):
     def value(self, argument, out):
-        torch.ops.aten.softplus.out(argument, self.layer.beta, self.layer.threshold, out=out)
+        return torch.ops.aten.softplus.out(argument, self.layer.beta, self.layer.threshold, out=out)
 
     def derivatives(self, argument, value):
         beta = self.layer.beta
@@ -402,3 +529,6 @@ _RULES = {
     nn.Unflatten: _Reshape,
     nn.Identity: _Reshape,
 }
+
+# What has to know that a stack holds many networks.
+_MAPPED = {_Linear: _MappedLinear, _Reshape: _MappedReshape}

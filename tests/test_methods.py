@@ -529,8 +529,10 @@ def test_the_phate_target_is_standardized_and_reproducible():
 def test_terms_with_the_same_k_share_one_graph(monkeypatch):
     from nrae_lib.methods import terms
 
-    calls, original = [], terms.knn_graph
-    monkeypatch.setattr(terms, "knn_graph", lambda points, k: calls.append(k) or original(points, k))
+    calls, original = [], terms.cached_knn_graph
+    monkeypatch.setattr(
+        terms, "cached_knn_graph", lambda points, k, **rest: calls.append(k) or original(points, k, **rest)
+    )
     methods.get("nrspae_q").configure(n_neighbors=4).prepare(Preparation(data_of((3,)), 2, 0))
     assert calls == [4]
 
@@ -583,3 +585,17 @@ def test_a_start_of_sigma_without_a_learned_sigma_is_refused():
         methods.get("ae").configure(initial_sigma=0.5)
     model = model_of((3,), objective=methods.get("ae").configure(error="gaussian", initial_sigma=0.5))
     assert model.learned["log_sigma"].exp().item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_faster_kernels_give_the_same_loss_and_gradients(name, monkeypatch):
+    """Whether a batch is large enough for the one-pass kernels must not show in the numbers."""
+    from nrae_lib.methods import terms
+
+    objective, data = methods.get(name).objective, data_of((3,)).double()
+    found = []
+    for least in (0, 10**9):
+        monkeypatch.setattr(terms, "_ONE_PASS_POINTS", least)
+        model = model_of((3,), dtype=torch.float64, objective=objective)
+        found.append(loss_and_gradients(objective, model, data, torch.arange(20)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)

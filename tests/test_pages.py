@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nrae_lib import embeddings, methods, pages, runs
+from nrae_lib.pages import common
 
 AVAILABLE = ("ae", "dae", "nrae_l", "nrae_q")
 CHOICES = {
@@ -217,7 +218,19 @@ def test_display_functions_display_once_and_return_nothing(monkeypatch):
     ]
     assert [call() for call in calls] == [None] * len(calls)
     assert len(shown) == len(calls)
-    assert shown[-1].data == "```bash\npapermill notebooks/a.ipynb out.ipynb -p seeds 1\n```"
+    assert shown[-1].data.startswith("```bash\npapermill notebooks/a.ipynb out.ipynb -p seeds 1\n```\n\nPeak memory")
+
+
+def test_the_peak_memory_is_that_of_the_process():
+    def shown():
+        return float(re.search(r"Peak memory of this page: ([\d,]+) MiB", common.memory_text())[1].replace(",", ""))
+
+    before = shown()
+    block = b"x" * (300 * 2**20)
+    during = shown()
+    del block
+    assert during >= before + 100 and shown() == pytest.approx(during, abs=2), "the peak stays"
+    assert during < 20_000
 
 
 # --------------------------------------------------------------------------------------------- the page of methods

@@ -335,6 +335,158 @@ def test_single_precision_of_large_layers(order):
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("before", [linear, lambda: nn.Sequential(linear(), nn.Tanh()), nn.Flatten])
+def test_large_stacks_are_rectified_in_place(monkeypatch, before, order):
+    monkeypatch.setattr(module, "_LARGE", 0)
+    check(nn.Sequential(before(), nn.ReLU(), nn.Flatten(), nn.ReLU(), linear(), nn.ReLU()), order=order, directions=2)
+
+
+IMAGES = {
+    "encoder": lambda act: nn.Sequential(nn.Conv2d(3, 8, 3, 2), act(), nn.Conv2d(8, 4, 2), act(), nn.Conv2d(4, 2, 1)),
+    "decoder": lambda act: nn.Sequential(nn.ConvTranspose2d(3, 8, 3, 2), act(), nn.ConvTranspose2d(8, 2, 2), act()),
+}
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU, nn.Sigmoid])
+@pytest.mark.parametrize("name", IMAGES)
+def test_channels_last_images_stay_so(monkeypatch, name, activation, order):
+    seen = []
+
+    def watched(call):
+        def watching(rule, tensor, *rest):
+            result = call(rule, tensor, *rest)
+            seen.extend(part.flatten(0, 1) for part in (tensor, result[0]) if part is not None and part.dim() == 5)
+            return result
+
+        return watching
+
+    for rule in (module._Convolution, module._ReLU, module._Smooth):
+        for call in ("forward", "backward"):
+            monkeypatch.setattr(rule, call, watched(getattr(rule, call)))
+    network = IMAGES[name](activation).double()
+    point, direction = torch.randn(2, 3, 3, 7, 9, dtype=torch.float64)
+    results = []
+    for memory in (torch.contiguous_format, torch.channels_last):
+        seen.clear()
+        network.to(memory_format=memory)
+        point, direction = (part.contiguous(memory_format=memory) for part in (point, direction))
+        jet = taylor(network, point, direction, order)
+        gradients = torch.autograd.grad(jet.expansion().square().sum(), list(network.parameters()))
+        assert len(seen) >= 4 * len(network) - 1  # both ways through every layer, but not to the first one's input
+        assert all(part.is_contiguous(memory_format=memory) for part in seen)
+        results.append([*jet[: order + 1], *gradients])
+    torch.testing.assert_close(*results)
+
+
+def far_from_kinks(network):
+    """Biases that keep a ReLU's argument on one side of zero, where rounding to bfloat16 would otherwise move it across."""
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            layer.bias.data = 3.0 - 6 * (torch.arange(len(layer.bias)) % 2)
+    return network
+
+
+HALF = {
+    "relu": (nn.ReLU, nn.ReLU),
+    "elu": (nn.ELU, nn.Sigmoid),
+    "softplus": (nn.Softplus, nn.Identity),
+    "tanh": (nn.Tanh, nn.Tanh),
+    "fallback": (nn.GELU, Squared),
+}
+
+
+def half_network(name):
+    inner, last = HALF[name]
+    return far_from_kinks(
+        nn.Sequential(nn.Linear(4, 64), inner(), nn.Linear(64, 64), inner(), nn.Linear(64, 8), last())
+    )
+
+
+def in_bfloat16(network, point, direction, order, device="cpu"):
+    with torch.autocast(device, torch.bfloat16):
+        return taylor(network, point, direction, order)
+
+
+def relative(got, want):
+    return ((got.double() - want).norm() / want.norm()).item()
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("name", HALF)
+def test_autocast_rounds_and_no_more(name, order):
+    network, (point, direction) = half_network(name), torch.randn(2, 32, 4)
+    half = in_bfloat16(network, point, direction, order)
+    assert {coefficient.dtype for coefficient in half if coefficient is not None} == {torch.bfloat16}
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(half.expansion().float().square().mean(), parameters)
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = network(point)
+    network = network.double()
+    exact = taylor(network, point.double(), direction.double(), order)
+    # Rounding is 2^-9 for every number, and some numbers cancel: a few times that.
+    for got, want in zip(half, exact, strict=True):
+        assert got is None or want is None or relative(got, want) < 0.03
+    assert relative(half.value, exact.value) < 1.5 * relative(plain, exact.value) + 2**-9
+    wanted = torch.autograd.grad(exact.expansion().square().mean(), parameters)
+    assert all(relative(got, want) < 0.05 for got, want in zip(gradients, wanted, strict=True))
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.ELU, nn.Softplus])
+def test_derivatives_under_autocast_near_saturation(activation):
+    # A value rounded to bfloat16 is 1 there, or -1: a slope computed from it would be zero.
+    start = {nn.Tanh: 4.0, nn.Sigmoid: 9.0, nn.ELU: -8.0, nn.Softplus: -8.0}[activation]
+    network = nn.Sequential(nn.Linear(1, 1), activation())
+    nn.init.ones_(network[0].weight)
+    nn.init.zeros_(network[0].bias)
+    point = torch.full((1, 1), start)
+    half = in_bfloat16(network, point, torch.ones_like(point), 2)
+    exact = taylor(network.double(), point.double(), torch.ones(1, 1, dtype=torch.float64), 2)
+    for got, want in zip(half, exact, strict=True):
+        assert relative(got, want) < 0.01
+
+
+def test_autocast_leaves_double_precision_alone():
+    network, (point, direction) = mlp(nn.ELU(), Squared()).double(), torch.randn(2, 3, 4, dtype=torch.float64)
+    for got, want in zip(in_bfloat16(network, point, direction, 2), taylor(network, point, direction, 2), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_autocast_rounds_images_too():
+    network = nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.ConvTranspose2d(4, 8, 4), nn.Softplus(), nn.Conv2d(8, 3, 2))
+    point, direction = torch.randn(2, 5, 4)
+    half = in_bfloat16(network, point, direction, 2)
+    gradients = torch.autograd.grad(half.expansion().float().square().sum(), list(network.parameters()))
+    exact = taylor(network.double(), point.double(), direction.double(), 2)
+    wanted = torch.autograd.grad(exact.expansion().square().sum(), list(network.parameters()))
+    assert {coefficient.dtype for coefficient in half} == {torch.bfloat16}
+    for got, want in zip((*half, *gradients), (*exact, *wanted), strict=True):
+        assert relative(got, want) < 0.03
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", HALF)
+def test_autocast_on_gpu(name):
+    network, (point, direction) = half_network(name).cuda(), torch.randn(2, 32, 4, device="cuda")
+    half = in_bfloat16(network, point, direction, 2, "cuda")
+    gradients = torch.autograd.grad(half.expansion().float().square().mean(), list(network.parameters()))
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    exact = taylor(network.double(), point.double(), direction.double(), 2)
+    for got, want in zip(half, exact, strict=True):
+        assert got is None or want is None or relative(got, want) < 0.03
+
+
+def test_global_hooks_are_respected():
+    network, (point, direction) = mlp(nn.Tanh()).double(), torch.randn(2, 3, 4, dtype=torch.float64)
+    hook = nn.modules.module.register_module_forward_hook(lambda layer, inputs, output: output**2)
+    try:
+        torch.testing.assert_close(list(taylor(network, point, direction, 2)), reference(network, point, direction, 2))
+    finally:
+        hook.remove()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_agrees_with_cpu():
     network = mlp(nn.ELU(), nn.ReLU(), nn.Sigmoid()).double()

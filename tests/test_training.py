@@ -1,22 +1,34 @@
 """The training loop: reproducible, resumable bit for bit, and clear about what went wrong."""
 
 import io
+import os
+import subprocess
+import sys
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._pytree import tree_map
 
-from nrae_lib import methods, training
+from nrae_lib import files, methods
+from nrae_lib.feed import Streamed
+from nrae_lib.methods import Batch, Preparation
 from nrae_lib.models import Network
-from nrae_lib.training import Optimization, fit
+from nrae_lib.training import Diverged, Optimization, checkpoints, fit, loop, steps
+from tests.test_runs import ROOT
 
 DATA = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
 
 
-def train(name="nrae_q", epochs=12, batch_size=8, seed=0, data=DATA, learning_rate=1e-3, **arguments):
+def train(name="nrae_q", epochs=12, batch_size=8, seed=0, data=DATA, learning_rate=1e-3, settings=None, **arguments):
     # PHATE's default of five neighbours is more than the graph of 20 points can do without; gae is to refresh here.
     objective = methods.get(name).configure(**({"refresh_epochs": 3} if name == "gae" else {}))
     model = objective.build(Network((16,), 1, "elu"), (2,), seed=0)
-    optimization = Optimization(epochs, batch_size, learning_rate, decay_start=0.5, decay_every=2)
+    optimization = Optimization(
+        epochs, batch_size, learning_rate, **{"decay_start": 0.5, "decay_every": 2} | (settings or {})
+    )
     return model, fit(model, objective, data, optimization, seed, **arguments)
 
 
@@ -58,10 +70,10 @@ def test_loss_falls_and_is_the_mean_over_all_points():
 
 @pytest.mark.parametrize(("count", "sizes"), [(20, [8, 8, 4]), (17, [8, 9]), (16, [8, 8]), (9, [9])])
 def test_no_batch_is_left_with_a_single_point(count, sizes):
-    batches = training._split(torch.randperm(count), 8)
-    assert [len(batch) for batch in batches] == sizes
-    assert sorted(torch.cat(batches).tolist()) == list(range(count))
-    assert [len(batch) for batch in training._split(torch.arange(3), 1)] == [1, 1, 1]
+    bounds = loop.batch_bounds(count, 8)
+    assert [end - start for start, end in bounds] == sizes
+    assert [index for start, end in bounds for index in range(start, end)] == list(range(count))
+    assert loop.batch_bounds(3, 1) == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_learning_rate_schedule_of_the_released_code():
@@ -70,6 +82,20 @@ def test_learning_rate_schedule_of_the_released_code():
     assert schedule.rate(1610) == pytest.approx(9e-4)
     assert schedule.rate(1999) == pytest.approx(1e-3 * 0.9**39)
     assert Optimization(10, 4, 0.5).rate(9) == 0.5
+
+
+def test_cosine_schedule_starts_at_the_full_rate_and_ends_at_zero():
+    schedule = Optimization(100, 32, 2e-3, decay="cosine", decay_start=0.2)
+    assert schedule.rate(0) == schedule.rate(20) == 2e-3
+    assert schedule.rate(60) == pytest.approx(1e-3)
+    assert 0 < schedule.rate(99) < 1e-5
+    # the same as PyTorch's own
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], 2e-3)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 80)
+    for epoch in range(20, 100):
+        assert schedule.rate(epoch) == pytest.approx(torchs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        torchs.step()
 
 
 def draw(model):
@@ -135,14 +161,14 @@ def test_unusable_checkpoint_starts_from_the_beginning_with_one_warning(damage, 
     content = checkpoint.read_bytes()
     middle = len(content) // 2
     if damage.startswith("other"):
-        state = torch.load(io.BytesIO(training.unseal(content)), weights_only=True)
+        state = torch.load(io.BytesIO(files.unseal(content)), weights_only=True)
         if damage == "other device":
             state["device"] = "cuda"
         else:
             state["model"]["decoder.2.bias"] = torch.zeros(7)
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        content = training.seal(buffer.getvalue())
+        content = files.seal(buffer.getvalue())
     else:
         content = {"half": content[:middle], "empty": b"",
                    "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[damage]  # fmt: skip
@@ -159,7 +185,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
     def full_disk(path, content):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(training, "write_atomically", full_disk)
+    monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
     with pytest.warns(UserWarning, match="could not be written: no space left"):
         again, _ = train(checkpoint=tmp_path / "state", checkpoint_seconds=0)
     assert torch.equal(weights(again), weights(whole))
@@ -167,13 +193,13 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
 
 def test_every_epoch_trains_at_its_rate(monkeypatch):
     rates = []
-    original = training.step
+    original = steps.step
 
-    def recording(objective, batch, prepared, optimizer):
+    def recording(objective, batch, prepared, optimizer, *rest):
         rates.append(optimizer.param_groups[0]["lr"])
-        return original(objective, batch, prepared, optimizer)
+        return original(objective, batch, prepared, optimizer, *rest)
 
-    monkeypatch.setattr(training, "step", recording)
+    monkeypatch.setattr(loop, "step", recording)
     train("ae", batch_size=20)
     schedule = Optimization(12, 20, 1e-3, decay_start=0.5, decay_every=2)
     assert rates == [schedule.rate(epoch) for epoch in range(12)] and len(set(rates)) == 3
@@ -198,9 +224,209 @@ def test_impossible_data_stop_with_one_sentence(data, sentence):
         train("nrae_l", data=data)
 
 
-def test_exploding_loss_names_the_epoch():
-    with pytest.raises(FloatingPointError, match="no longer finite from epoch"):
+def test_exploding_loss_names_the_epoch_and_the_term():
+    with pytest.raises(FloatingPointError, match=r"no longer finite from epoch .* 'reconstruction' broke first"):
         train("ae", epochs=50, learning_rate=1e30)
+
+
+class Fuse:
+    """A generator-free way to break one term in one step: its loss becomes ``value`` at the given call."""
+
+    def __init__(self, monkeypatch, term, at, value):
+        self.calls, original = 0, type(term).loss
+
+        def loss(this, batch, prepared):
+            self.calls += 1
+            return original(this, batch, prepared) * (value if self.calls == at else 1.0)
+
+        monkeypatch.setattr(type(term), "loss", loss)
+
+
+@pytest.mark.parametrize(("value", "sentence"), [(float("nan"), "is no longer finite"), (1e25, "exploded")])
+def test_a_term_that_breaks_is_named_with_step_and_last_good_checkpoint(value, sentence, monkeypatch, tmp_path):
+    Fuse(monkeypatch, methods.MMD(), 8, value)  # epochs of three steps: the second step of the third epoch
+    checkpoint = tmp_path / "state"
+    with pytest.raises(Diverged, match=sentence) as caught:
+        train("wae", checkpoint=checkpoint, checkpoint_seconds=0)
+    error = caught.value
+    assert (error.epoch, error.step, error.term, error.checkpoint) == (3, 8, "mmd", checkpoint)
+    assert str(checkpoint) in str(error) and "'mmd'" in str(error)
+    state = checkpoints.load(checkpoint, torch.device("cpu"))
+    assert (state["epoch"], state["position"]) == (2, 1), "it is the last one before the explosion"
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_without_a_checkpoint_none_is_named(monkeypatch):
+    Fuse(monkeypatch, methods.MMD(), 8, float("nan"))
+    with pytest.raises(Diverged) as caught:
+        train("wae")
+    assert (caught.value.epoch, caught.value.step, caught.value.term, caught.value.checkpoint) == (3, 8, "mmd", None)
+    assert "checkpoint" not in str(caught.value)
+
+
+def errors_as(monkeypatch, errors):
+    """Let the validation errors of the epochs be ``errors``."""
+    given = iter(errors)
+    monkeypatch.setattr(loop.Training, "_error", lambda self: next(given))
+
+
+@pytest.mark.parametrize(
+    ("errors", "stops_after"),
+    [
+        ([5, 4, 5, 6, 7], 5),  # three rises in a row
+        ([5, 6, 7, 6, 7, 8, 9], 7),  # a fall in between starts the count again
+        ([5, 6, 7, 7, 8, 9, 9, 8], 8),  # standing still is no rise
+        ([8, 7, 6, 5, 4, 3, 2, 1], 8),
+    ],
+)
+def test_training_stops_after_rises_in_a_row_and_has_the_best_weights(errors, stops_after, monkeypatch):
+    errors_as(monkeypatch, errors)
+    seen = []
+    model, trained = train(
+        "ae", epochs=8, settings={"patience": 3}, validation=DATA,
+        frame_epochs=tuple(range(1, 9)), draw=lambda model: weights(model).clone(),
+    )  # fmt: skip
+    seen = trained.frames
+    assert len(trained.loss) == len(seen) == len(trained.validation) == stops_after
+    assert trained.best_epoch == errors.index(min(errors)) + 1
+    assert torch.equal(weights(model), seen[trained.best_epoch - 1])
+
+
+def test_the_validation_error_is_the_mean_squared_error_and_changes_no_training():
+    held_out = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
+    frames = []
+
+    def draw(model):
+        with torch.no_grad():
+            frames.append(float((model(held_out) - held_out).square().mean()))
+        return weights(model).clone()
+
+    every = tuple(range(1, 13))
+    _, watched = train("wae", validation=held_out, frame_epochs=every, draw=draw)
+    assert watched.validation == pytest.approx(frames, rel=1e-6)
+    _, alone = train("wae", frame_epochs=every, draw=draw)
+    assert torch.equal(watched.loss, alone.loss)
+    assert torch.equal(torch.stack(watched.frames), torch.stack(alone.frames))
+
+
+def test_patience_needs_validation_data():
+    with pytest.raises(ValueError, match="needs validation data"):
+        train(settings={"patience": 3})
+
+
+@pytest.mark.parametrize("die_at", [3, 7])
+def test_early_stopping_resumes_exactly(die_at, monkeypatch, tmp_path):
+    errors = [9, 8, 9, 7, 6, 7, 8, 9, 10, 11]
+    errors_as(monkeypatch, errors)
+    whole, uninterrupted = train("ae", settings={"patience": 3}, validation=DATA)
+    given = iter(errors)
+
+    def dying(self):
+        value = next(given)
+        if len(self.trained.validation) == die_at:
+            raise Killed
+        return value
+
+    monkeypatch.setattr(loop.Training, "_error", dying)
+    arguments = dict(checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    with pytest.raises(Killed):
+        train("ae", settings={"patience": 3}, validation=DATA, **arguments)
+    errors_as(monkeypatch, errors[die_at:])
+    resumed, rest = train("ae", settings={"patience": 3}, validation=DATA, **arguments)
+    assert rest.validation == uninterrupted.validation == errors[:8] and rest.best_epoch == 5
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_images_of_bytes_train_as_their_fractions():
+    images = torch.randint(0, 256, (20, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (bytes_, trained), (floats, expected) = train("wae", data=images), train("wae", data=images / 255)
+    assert torch.equal(weights(bytes_), weights(floats))
+    assert torch.equal(trained.loss, expected.loss)
+
+
+@pytest.mark.parametrize("name", methods.CATALOGUE)
+def test_streamed_equals_resident_bit_for_bit(name, tmp_path):
+    if name in ("grae", "nrgrae_l", "nrgrae_q"):
+        pytest.skip("PHATE needs all points at once")
+    np.save(tmp_path / "points.npy", DATA.numpy())
+    resident, expected = train(name)
+    fetched = []
+
+    class Watched(Streamed):
+        def ahead(self, *indices):
+            fetched.append(indices)
+            super().ahead(*indices)
+
+    feed = Watched(np.load(tmp_path / "points.npy", mmap_mode="r"), "cpu")
+    assert not feed.resident
+    streamed, trained = train(name, data=feed)
+    feed.close()
+    assert torch.equal(weights(streamed), weights(resident))
+    assert torch.equal(trained.loss, expected.loss)
+    assert len(fetched) == 12 * 2, "two of three batches of an epoch can be fetched ahead"
+
+
+def test_a_streamed_training_resumes_exactly_inside_an_epoch(tmp_path):
+    """What the next batch has drawn already must not be drawn twice."""
+    points, calls = DATA.numpy(), []
+    whole, _ = train("nrwae_l")
+
+    class Dying(Streamed):
+        def ahead(self, *indices):
+            calls.append(None)
+            if len(calls) == 7:
+                raise Killed
+            super().ahead(*indices)
+
+    checkpoint = tmp_path / "state"
+    feed = Dying(points, "cpu")
+    with pytest.raises(Killed):
+        train("nrwae_l", data=feed, checkpoint=checkpoint, checkpoint_seconds=0)
+    assert checkpoints.load(checkpoint, torch.device("cpu"))["position"] > 0
+    resumed, _ = train("nrwae_l", data=feed, checkpoint=checkpoint)
+    feed.close()
+    assert len(calls) == 7 + 24 - 6
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("name", methods.CATALOGUE)
+def test_a_step_never_waits_for_the_host(name):
+    """On tensors without values whatever reads a value raises; on a GPU it would wait, and could not be captured."""
+    objective = methods.get(name).objective
+    prepared = objective.prepare(Preparation(DATA, 2, seed=0))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model = objective.build(Network((8,), 2, "elu"), (2,), seed=0)
+        known = tree_map(lambda value: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value, prepared)
+        batch = Batch(model, mode.from_tensor(DATA), torch.arange(8), torch.Generator().manual_seed(0))
+        optimizer = steps.adam(model, 1e-3)
+        record = torch.zeros(len(objective.computed))
+        loss = steps.step(objective, batch, known, optimizer, record)
+        with pytest.raises(DataDependentOutputException):
+            float(loss)
+
+
+def test_bf16_stays_close_to_float32_and_keeps_weights_and_settings():
+    flushed = float(torch.tensor(1e-310, dtype=torch.float64) * 1)
+    (exact, expected), (rough, trained) = (
+        train("nrae_q", epochs=60, settings={"precision": precision}) for precision in ("float32", "bf16")
+    )
+    assert not torch.equal(weights(rough), weights(exact))
+    assert weights(rough).dtype == torch.float32
+    torch.testing.assert_close(trained.loss, expected.loss, rtol=0.1, atol=0.01)
+    assert float(torch.tensor(1e-310, dtype=torch.float64) * 1) == flushed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (dict(decay="linear"), "unknown decay 'linear': choose one of step, cosine"),
+        (dict(precision="fp8"), "unknown precision 'fp8': choose one of tf32, float32, bf16"),
+        (dict(patience=-1), "patience must be at least 0"),
+    ],
+)
+def test_unknown_settings_name_the_valid_ones(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Optimization(1, 1, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -214,13 +440,106 @@ def test_impossible_settings_are_refused(arguments):
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    training.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full_disk(descriptor):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(training.os, "fsync", full_disk)
+    monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
-        training.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+IN_BOUNDED_MEMORY = """
+import resource, sys
+import torch
+from nrae_lib import feed, methods
+from nrae_lib.models import Network
+from nrae_lib.training import Optimization, fit
+
+torch.set_num_threads(1)
+objective = methods.get("wae").objective
+model = objective.build(Network((4,), 2), (2**15,), seed=0)
+optimization = Optimization(2, 64)
+fit(model, objective, torch.zeros(64, 2**15), optimization, 0)  # what libraries take once
+taken = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (taken + 200 * 2**20, taken + 200 * 2**20))
+streamed = feed.feed_of(sys.argv[1], "cpu", budget_bytes=200 * 2**20)
+print(fit(model, objective, streamed, optimization, 0).steps)
+try:
+    feed.Resident(streamed.raw, "cpu")
+except RuntimeError as error:
+    print("too large to be resident:", error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on data are Linux's")
+def test_training_on_a_file_larger_than_the_memory_allowed(tmp_path):
+    count = 2**14
+    np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (count, 2**15))  # 512 MB, all of it a hole
+    done = subprocess.run(
+        [sys.executable, "-c", IN_BOUNDED_MEMORY, str(tmp_path / "images.npy")],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps_taken, refused = done.stdout.splitlines()
+    assert int(steps_taken) == 2 * count // 64
+    assert "too large to be resident" in refused, "the limit does not bite"
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("batch_size", [8, 20])
+@pytest.mark.parametrize("name", methods.CATALOGUE)
+def test_a_captured_step_is_the_plain_step(name, batch_size):
+    """Same draws, same losses; neither a warning that a step could not be captured."""
+    results = []
+    for capture in (False, True):
+        objective = methods.get(name).configure(**({"refresh_epochs": 3} if name == "gae" else {}))
+        model = objective.build(Network((16,), 1, "elu"), (2,), seed=0).cuda()
+        optimization = Optimization(12, batch_size, decay_start=0.5, decay_every=2, precision="float32")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            results.append((model, fit(model, objective, DATA, optimization, 0, capture=capture)))
+    (plain, expected), (model, trained) = results
+    torch.testing.assert_close(trained.loss, expected.loss, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(weights(model), weights(plain), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["tf32", "float32", "bf16"])
+def test_precision_on_a_gpu_is_put_back_and_close(precision):
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    objective = methods.get("nrae_q").objective
+    losses = []
+    for device in ("cpu", "cuda"):
+        model = objective.build(Network((64, 64), 1, "elu"), (2,), seed=0).to(device)
+        trained = fit(model, objective, DATA, Optimization(1, 20, precision=precision), 0)
+        losses.append(float(trained.loss[0]))
+    assert losses[1] == pytest.approx(losses[0], rel={"float32": 0.2, "tf32": 0.2, "bf16": 0.25}[precision])
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_interrupted_on_a_gpu_goes_on_close_to_uninterrupted(tmp_path):
+    def run(checkpoint, epochs):
+        objective = methods.get("nrae_q").objective
+        model = objective.build(Network((16,), 1, "elu"), (2,), seed=0).cuda()
+        return model, fit(
+            model, objective, DATA, Optimization(12, 8, precision="float32"), 0, checkpoint=checkpoint,
+            checkpoint_seconds=0, frame_epochs=(epochs,) if epochs else (), draw=stop,
+        )  # fmt: skip
+
+    def stop(model):
+        raise Killed
+
+    whole, _ = run(None, 0)
+    with pytest.raises(Killed):
+        run(tmp_path / "state", 6)
+    resumed, _ = run(tmp_path / "state", 0)
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=1e-2, atol=1e-3)

@@ -14,22 +14,22 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from nrae_lib.taylor import taylor
 
+# Standard normal numbers of the shape, type and device of its argument: the source of randomness of every term here,
+# such as :meth:`nrae_lib.methods.Batch.normal`.
+Normal = Callable[[Tensor], Tensor]
 
-def random_directions(like: Tensor, generator: torch.Generator) -> Tensor:
+
+def random_directions(like: Tensor, normal: Normal) -> Tensor:
     """Directions drawn uniformly from the unit sphere S^{m-1}: ±1 for m = 1.
 
     Arguments:
         like: (..., m), whose shape, type and device the result has.
-        generator: the source of randomness, on that device.
+        normal: gives standard normal numbers of the shape of its argument.
 
     Returns:
         (..., m), each of norm one along the last dimension.
     """
-    return nn.functional.normalize(_normal(like, generator), dim=-1)
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.empty_like(like).normal_(generator=generator)
+    return nn.functional.normalize(normal(like), dim=-1)
 
 
 def _squared_norm(tensor: Tensor, start: int = 1) -> Tensor:
@@ -37,48 +37,44 @@ def _squared_norm(tensor: Tensor, start: int = 1) -> Tensor:
     return tensor.flatten(start).square().sum(start)
 
 
-def encoder_contraction(
-    encoder: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+def encoder_contraction(encoder: Callable[[Tensor], Tensor], x: Tensor, normal: Normal | None = None) -> Tensor:
     """Contractive penalty: mean over the batch of ‖J_g(x)‖_F² (Rifai et al., *Contractive Auto-Encoders*, ICML 2011).
 
-    Without a generator exact, by m vector-Jacobian products. With one, the unbiased estimate ‖uᵀ J_g(x)‖² with one
+    Without ``normal`` exact, by m vector-Jacobian products. With it, the unbiased estimate ‖uᵀ J_g(x)‖² with one
     u ~ N(0, I_m) per point, by a single product.
 
     Arguments:
         encoder: g, from (B, ...) to (B, m).
         x: (B, ...).
-        generator: the source of randomness, on the device of ``x``, or None.
+        normal: gives standard normal numbers of the shape of its argument; None for the exact norm.
 
     Returns:
         Scalar, with gradients for the encoder's parameters.
     """
     z, pull = torch.func.vjp(encoder, x)
-    if generator is not None:
-        return _squared_norm(pull(_normal(z, generator))[0]).mean()
+    if normal is not None:
+        return _squared_norm(pull(normal(z))[0]).mean()
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     return sum(_squared_norm(pull(unit.expand_as(z))[0]).mean() for unit in basis)
 
 
-def decoder_jacobian_norm(
-    decoder: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+def decoder_jacobian_norm(decoder: Callable[[Tensor], Tensor], z: Tensor, normal: Normal | None = None) -> Tensor:
     """Gradient penalty of RAE-GP: mean over the batch of ‖J_f(z)‖_F² (Ghosh et al. 2020).
 
-    Without a generator exact, by m directions through the decoder at once. With one, the unbiased estimate
+    Without ``normal`` exact, by m directions through the decoder at once. With it, the unbiased estimate
     ‖J_f(z) u‖² with one u ~ N(0, I_m) per code. Released codes compute other things: see
     :func:`energy_gradient_norm`.
 
     Arguments:
         decoder: f, from (B, m) to (B, ...).
         z: (B, m).
-        generator: the source of randomness, on the device of ``z``, or None.
+        normal: gives standard normal numbers of the shape of its argument; None for the exact norm.
 
     Returns:
         Scalar, a sum over the D features, with gradients for the decoder's parameters and for z.
     """
-    if generator is not None:
-        return _squared_norm(taylor(decoder, z, _normal(z, generator), 1).first).mean()
+    if normal is not None:
+        return _squared_norm(taylor(decoder, z, normal(z), 1).first).mean()
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     columns = taylor(decoder, z, basis[:, None].expand(-1, len(z), -1), 1).first
     return _squared_norm(columns, 2).sum(0).mean()
@@ -100,7 +96,7 @@ def energy_gradient_norm(decoder: Callable[[Tensor], Tensor], z: Tensor) -> Tens
     return pull(torch.ones_like(energy))[0].square().mean()
 
 
-def isometry(decoder: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Generator, eps: float = 1e-12) -> Tensor:
+def isometry(decoder: Callable[[Tensor], Tensor], z: Tensor, normal: Normal, eps: float = 1e-12) -> Tensor:
     """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one uniform unit vector u per code.
 
     Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 6. The norm is over all D features. The codes
@@ -109,20 +105,18 @@ def isometry(decoder: Callable[[Tensor], Tensor], z: Tensor, generator: torch.Ge
     Arguments:
         decoder: f, from (B, m) to (B, ...).
         z: (B, m) codes of any origin.
-        generator: the source of randomness, on the device of ``z``.
+        normal: gives standard normal numbers of the shape of its argument.
         eps: added under the root, for a finite gradient where J_f u = 0.
 
     Returns:
         Scalar.
     """
     z = z.detach()
-    stretched = taylor(decoder, z, random_directions(z, generator), 1).first
+    stretched = taylor(decoder, z, random_directions(z, normal), 1).first
     return _deviation_from_one(stretched, eps)
 
 
-def pseudo_isometry(
-    encoder: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator, eps: float = 1e-12
-) -> Tensor:
+def pseudo_isometry(encoder: Callable[[Tensor], Tensor], x: Tensor, normal: Normal, eps: float = 1e-12) -> Tensor:
     """Pseudo-isometry of the encoder: mean over the batch of (‖uᵀ J_g(x)‖ - 1)², one uniform unit vector u per point.
 
     Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 7: zero if J_g has orthonormal rows.
@@ -130,14 +124,14 @@ def pseudo_isometry(
     Arguments:
         encoder: g, from (B, ...) to (B, m).
         x: (B, ...).
-        generator: the source of randomness, on the device of ``x``.
+        normal: gives standard normal numbers of the shape of its argument.
         eps: added under the root, for a finite gradient where uᵀ J_g = 0.
 
     Returns:
         Scalar.
     """
     z, pull = torch.func.vjp(encoder, x)
-    return _deviation_from_one(pull(random_directions(z, generator))[0], eps)
+    return _deviation_from_one(pull(random_directions(z, normal))[0], eps)
 
 
 def _deviation_from_one(vectors: Tensor, eps: float) -> Tensor:

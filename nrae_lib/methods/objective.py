@@ -4,12 +4,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nrae_lib.methods.penalties import PENALTIES
 from nrae_lib.methods.reconstructions import RECONSTRUCTIONS, Point
 from nrae_lib.methods.terms import Batch, Preparation, Term, check_choice
-from nrae_lib.models import LATENTS, WEIGHTS, Autoencoder, Network
+from nrae_lib.models import LATENTS, WEIGHTS, Autoencoder, ConvNetwork, Network
 
 _POINT = Point()
 
@@ -127,7 +128,7 @@ class Objective:
             **{name: asdict(term) for name, term in self.terms.items()}, "latent": self.latent, "weights": self.weights,
         }  # fmt: skip
 
-    def build(self, network: Network, data_shape: tuple[int, ...], seed: int) -> Autoencoder:
+    def build(self, network: Network | ConvNetwork, data_shape: tuple[int, ...], seed: int) -> Autoencoder:
         """The autoencoder of ``network`` in the form this objective needs, see :meth:`nrae_lib.models.Network.build`."""
         deviation = next((penalty.deviation for penalty in self.penalties if penalty.posterior == "constant"), None)
         learned = {name: value for term in self.terms.values() for name, value in term.parameters().items()}
@@ -173,10 +174,26 @@ class Objective:
                 found[penalty.name] = weight * penalty.loss(batch, prepared[penalty.name])
         return found
 
-    def loss(self, batch: Batch, prepared: dict[str, Any]) -> Tensor:
-        """The loss of one batch, a scalar."""
-        first, *others = self.weighted(batch, prepared).values()
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """Names of the terms that :meth:`weighted` computes, in its order."""
+        return ("reconstruction", *(penalty.name for penalty in self.penalties if penalty.weight))
+
+    def loss(self, batch: Batch, prepared: dict[str, Any], record: Tensor | None = None) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Arguments:
+            record: if given, a tensor of one place per term of :attr:`computed`, which takes their contributions.
+        """
+        first, *others = parts = list(self.weighted(batch, prepared).values())
+        if record is not None:
+            record.copy_(torch.stack([part.detach() for part in parts]))
         return sum(others, first)
+
+    def look_ahead(self, batch: Batch, prepared: dict[str, Any]) -> list[Tensor]:
+        """Indices of all training points that the loss of ``batch`` will read, see :meth:`Term.look_ahead`."""
+        found = [term.look_ahead(batch, prepared[name]) for name, term in self.terms.items()]
+        return [batch.index, *(index for index in found if index is not None)]
 
 
 def _checked(name: str, value, default):

@@ -1,5 +1,6 @@
 """Penalties: everything that is added to a reconstruction term, each with a weight in its paper's convention."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,8 +8,7 @@ import torch
 from torch import Tensor
 
 from nrae_lib import losses
-from nrae_lib.graph import rows_per_block
-from nrae_lib.methods.terms import Batch, Preparation, Term, check_choice, check_number, per_sample
+from nrae_lib.methods.terms import Batch, Preparation, Term, check_choice, check_number, neighbor_blocks, per_sample
 
 JACOBIANS = ("auto", "exact", "estimate")
 POSTERIORS = ("learned", "constant")
@@ -33,10 +33,10 @@ class _Penalty(Term):
         check_number(self.weight_option, self.weight)
 
 
-def _generator(jacobian: str, batch: Batch, latent_dim: int) -> torch.Generator | None:
-    """The generator for an estimate, or None for the exact Jacobian."""
+def _directions(jacobian: str, batch: Batch, latent_dim: int) -> Callable[[Tensor], Tensor] | None:
+    """What draws the directions of an estimate, or None for the exact Jacobian."""
     exact = latent_dim * batch.x[0].numel() <= EXACT_JACOBIAN_LIMIT if jacobian == "auto" else jacobian == "exact"
-    return None if exact else batch.generator
+    return None if exact else batch.normal
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Contraction(_Penalty):
         check_choice("jacobian", self.jacobian, JACOBIANS)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
-        generator = _generator(self.jacobian, batch, batch.code.shape[1])
+        normal = _directions(self.jacobian, batch, batch.code.shape[1])
         with batch.encoder() as encoder:
-            return losses.encoder_contraction(encoder, batch.x, generator)
+            return losses.encoder_contraction(encoder, batch.x, normal)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,9 @@ class PhateTarget(_Penalty):
             n_jobs=1, verbose=False, mds_solver="smacof" if len(points) <= 2000 else "sgd",
         )  # fmt: skip
         try:
-            embedding = torch.from_numpy(operator.fit_transform(points)).to(preparation.data)
+            embedding = torch.from_numpy(operator.fit_transform(points)).to(
+                preparation.feed.device, preparation.feed.dtype
+            )
         except ValueError as error:
             raise ValueError(f"PHATE, the target of GRAE, cannot embed these points: {error}") from error
         return (embedding - embedding.mean(0)) / embedding.std(0, correction=0)
@@ -192,15 +194,16 @@ class Barycenter(_Penalty):
         check_number("ridge", self.ridge, strict=True)
 
     def prepare(self, preparation: Preparation) -> tuple[Tensor, Tensor]:
-        data, graph = preparation.data, preparation.graph(self.n_neighbors)
-        rows = rows_per_block(data, self.n_neighbors)
-        blocks = zip(data.split(rows), graph.split(rows), strict=True)
-        return graph, torch.cat([losses.barycenter_weights(x, data[near.T], self.ridge).T for x, near in blocks])
+        graph = preparation.graph(self.n_neighbors)
+        blocks = neighbor_blocks(preparation.feed, graph)
+        return graph, torch.cat([losses.barycenter_weights(x, near, self.ridge).T for x, near in blocks])
+
+    def look_ahead(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        return batch.near(prepared[0])
 
     def loss(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        graph, weights = prepared
-        z_near = batch.code_near(graph[batch.index].T)
-        return losses.barycenter_error(batch.code, z_near, weights[batch.index].T)
+        z_near = batch.code_near(self.look_ahead(batch, prepared))
+        return losses.barycenter_error(batch.code, z_near, prepared[1][batch.index].T)
 
 
 @dataclass(frozen=True)
@@ -248,15 +251,17 @@ class Isometry(_Penalty):
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         z = batch.code.detach()
         if self.latents == "gaussian" and len(z) > 1:
-            # A root of the covariance by its eigenvectors exists also where a Cholesky factor does not.
             centred = z - z.mean(0)
-            values, vectors = torch.linalg.eigh(centred.T @ centred / (len(z) - 1))
-            z = z.mean(0) + (batch.normal(z) * values.clamp_min(0).sqrt()) @ vectors.T
+            covariance = centred.T @ centred / (len(z) - 1)
+            # The factor without a check waits for no device; the small diagonal makes it exist for codes on a line, too.
+            small = 10 * torch.finfo(z.dtype).eps * covariance.trace() + torch.finfo(z.dtype).tiny
+            factor = torch.linalg.cholesky_ex(covariance + small * torch.eye(z.shape[1]).to(z)).L
+            z = z.mean(0) + batch.normal(z) @ factor.T
         elif self.latents == "box":
             low, high = z.min(0).values, z.max(0).values
-            z = low + (high - low) * torch.empty_like(z).uniform_(generator=batch.generator)
+            z = low + (high - low) * batch.uniform(z)
         with per_sample(batch.model.decoder) as decoder:
-            return losses.isometry(decoder, z, batch.generator)
+            return losses.isometry(decoder, z, batch.normal)
 
 
 @dataclass(frozen=True)
@@ -278,7 +283,7 @@ class PseudoIsometry(_Penalty):
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         with batch.encoder() as encoder:
-            return losses.pseudo_isometry(encoder, batch.x, batch.generator)
+            return losses.pseudo_isometry(encoder, batch.x, batch.normal)
 
 
 @dataclass(frozen=True)
@@ -344,8 +349,8 @@ class DecoderJacobian(_Penalty):
         with per_sample(batch.model.decoder) as decoder:
             if self.form == "released":
                 return losses.energy_gradient_norm(decoder, batch.code)
-            generator = _generator(self.jacobian, batch, batch.code.shape[1])
-            return losses.decoder_jacobian_norm(decoder, batch.code, generator)
+            normal = _directions(self.jacobian, batch, batch.code.shape[1])
+            return losses.decoder_jacobian_norm(decoder, batch.code, normal)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib import losses
-from nrae_lib.graph import knn_graph, neighbor_distances, sample_neighbors
+from nrae_lib.feed import Feed
+from nrae_lib.graph import knn_graph
 from nrae_lib.methods.terms import (
     Batch,
     Preparation,
     Term,
+    as_feed,
     check_choice,
     check_number,
+    neighbor_blocks,
     per_sample,
 )
 
@@ -65,7 +68,7 @@ class Point(_Reconstruction):
     cost: ClassVar[str] = "one pass of encoder and decoder"
 
     def squared_error(self, batch: Batch, prepared: None) -> Tensor:
-        return losses.point_reconstruction(batch.x, batch.model.decoder(batch.code))
+        return losses.point_reconstruction(batch.x, batch.decode(batch.code))
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,8 @@ class Denoising(_Reconstruction):
             raise ValueError(f"corruption is a standard deviation and must be >= 0, not {self.corruption}")
 
     def squared_error(self, batch: Batch, prepared: None) -> Tensor:
-        x = batch.x + self.corruption * batch.normal(batch.x) if self.corruption else batch.x
-        return losses.point_reconstruction(
-            batch.x, batch.model.decoder(Batch(batch.model, x, None, batch.generator).code)
-        )
+        corrupted = batch.x + self.corruption * batch.normal(batch.x) if self.corruption else batch.x
+        return losses.point_reconstruction(batch.x, batch.decode(batch.of(corrupted).code))
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,14 @@ class Neighborhood(_Reconstruction):
     def prepare(self, preparation: Preparation) -> Tensor | None:
         return preparation.graph(self.n_neighbors) if self.n_neighbors else None
 
+    def look_ahead(self, batch: Batch, graph: Tensor | None) -> Tensor | None:
+        return None if graph is None else batch.near(graph, self.neighbors_per_point, self.replace)
+
     def squared_error(self, batch: Batch, graph: Tensor | None) -> Tensor:
-        model = batch.model
         if not self.n_neighbors:
-            return losses.point_reconstruction(batch.x, model.decoder(batch.code))
-        near = sample_neighbors(graph, batch.index, self.neighbors_per_point, batch.generator, self.replace)
-        x_near = batch.data[near]
+            return losses.point_reconstruction(batch.x, batch.decode(batch.code))
+        near = self.look_ahead(batch, graph)
+        x_near = batch.rows(near)
         if self.space == "data":
             with batch.autoencoder() as network:
                 return self._expanded(network, batch.x, x_near, batch.x, x_near)
@@ -219,10 +222,11 @@ class Relational(_Reconstruction):
         check_number("temperature", self.temperature, strict=True)
 
     def prepare(self, preparation: Preparation) -> tuple[Tensor, Tensor]:
-        return self._weights(preparation.data, preparation.graph(self.n_neighbors))
+        return self._weights(preparation.feed, preparation.graph(self.n_neighbors))
 
-    def _weights(self, points: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
-        distance = neighbor_distances(points, graph)
+    def _weights(self, feed: Feed, graph: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = neighbor_blocks(feed, graph)
+        distance = torch.cat([(near - x).square().flatten(2).sum(2).T for x, near in blocks])
         mean = distance.mean().clamp_min(torch.finfo(distance.dtype).tiny)  # all points equal: every weight is one
         return graph, losses.heat_weights(distance, self.temperature * mean)
 
@@ -235,15 +239,17 @@ class Relational(_Reconstruction):
         if not self.refreshes or epoch == 0 or epoch % self.refresh_epochs:
             return prepared
         model.eval()
-        codes = torch.cat([model.encoder(part) for part in preparation.data.split(4096)])
+        index = torch.arange(len(preparation.feed), device=preparation.feed.device)
+        codes = torch.cat([model.encoder(preparation.feed.rows(part)) for part in index.split(4096)])
         model.train()
-        return self._weights(codes, knn_graph(codes, self.n_neighbors))
+        return self._weights(as_feed(codes), knn_graph(codes, self.n_neighbors))
+
+    def look_ahead(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        return batch.near(prepared[0])
 
     def squared_error(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        graph, weights = prepared
-        near = graph[batch.index].T
-        reconstruction = batch.model.decoder(batch.code)
-        return losses.relational_reconstruction(batch.data[near], reconstruction, weights[batch.index].T)
+        near, weights = self.look_ahead(batch, prepared), prepared[1][batch.index].T
+        return losses.relational_reconstruction(batch.rows(near), batch.decode(batch.code), weights)
 
 
 RECONSTRUCTIONS: dict[str, _Reconstruction] = {

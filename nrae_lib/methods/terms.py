@@ -8,27 +8,52 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nrae_lib.graph import knn_graph
+from nrae_lib.feed import Feed, feed_of
+from nrae_lib.graph import cached_knn_graph, rows_per_block, sample_neighbors
 from nrae_lib.taylor import taylor
+
+# From this many points on, the one-pass kernels beat PyTorch's own on the CPU for all networks of the papers
+# (benchmarks/step_time.py); with fewer, what they have to prepare costs more than they gain.
+_ONE_PASS_POINTS = 64
+
+
+def as_feed(data: Tensor | Feed) -> Feed:
+    """``data`` itself if it is a feed, else a feed of it where it is."""
+    return data if isinstance(data, Feed) else feed_of(data, data.device)
+
+
+def neighbor_blocks(feed: Feed, graph: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(b, ...) points and (k, b, ...) their neighbours in ``graph``, in order, a few at a time (64 MiB)."""
+    index = torch.arange(len(feed), device=feed.device)
+    rows = rows_per_block(feed.rows(index[:1]), graph.shape[1])
+    for own, near in zip(index.split(rows), graph.split(rows), strict=True):
+        yield feed.rows(own), feed.rows(near.T)
 
 
 class Preparation:
     """The training data, and what is computed from it once before training; two terms share one graph.
 
     Arguments:
-        data: (N, ...) all training points, on the device of the training.
+        data: (N, ...) all training points, on the device of the training, or a feed of them.
         latent_dim: m.
         seed: for preparations that draw random numbers.
     """
 
-    def __init__(self, data: Tensor, latent_dim: int, seed: int):
-        self.data, self.latent_dim, self.seed = data, latent_dim, seed
+    def __init__(self, data: Tensor | Feed, latent_dim: int, seed: int):
+        self.feed = as_feed(data)
+        self.latent_dim, self.seed = latent_dim, seed
         self._graphs: dict[int, Tensor] = {}
+
+    @property
+    def data(self) -> Tensor:
+        """(N, ...) all training points; ValueError where they do not fit on the device."""
+        return self.feed.rows(None)
 
     def graph(self, n_neighbors: int) -> Tensor:
         """(N, k) indices of the nearest neighbours, see :func:`nrae_lib.graph.knn_graph`."""
         if n_neighbors not in self._graphs:
-            self._graphs[n_neighbors] = knn_graph(self.data, n_neighbors)
+            graph = cached_knn_graph(self.feed.raw, n_neighbors, device=self.feed.device)
+            self._graphs[n_neighbors] = graph.to(self.feed.device)
         return self._graphs[n_neighbors]
 
 
@@ -37,21 +62,57 @@ class Batch:
 
     Arguments:
         model: the autoencoder.
-        data: (N, ...) all training points, on the device.
+        data: (N, ...) all training points, on the device, or a feed of them.
         index: (B,) the points of this batch, or None for all of them in order.
-        generator: the source of randomness, on the same device.
+        generator: the source of randomness, on the same device; whatever the terms draw comes from here, by
+            :meth:`normal`, :meth:`uniform` and :meth:`near`.
     """
 
-    def __init__(self, model: nn.Module, data: Tensor, index: Tensor | None, generator: torch.Generator):
-        self.model, self.data, self.generator = model, data, generator
+    def __init__(self, model: nn.Module, data: Tensor | Feed, index: Tensor | None, generator: torch.Generator):
+        self.model, self.generator = model, generator
+        self.feed = as_feed(data)
         self.is_whole = index is None
-        self.index = torch.arange(len(data), device=data.device) if index is None else index
-        self.x = data if index is None else data[index]
+        if index is not None:
+            self.index = index
+        self._near: dict[tuple, Tensor] = {}
         self._statistics: tuple[Tensor, Tensor] | None = None  # of the codes before their normalization
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(B,) the points of this batch."""
+        return torch.arange(len(self.feed), device=self.feed.device)
+
+    @cached_property
+    def x(self) -> Tensor:
+        """(B, ...) the points of this batch."""
+        return self.feed.rows(None if self.is_whole else self.index)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Any training points, of the shape of ``index`` and then that of a point."""
+        return self.feed.rows(index)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape of ``like``."""
         return torch.empty_like(like).normal_(generator=self.generator)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform numbers between 0 and 1 of the shape of ``like``."""
+        return torch.empty_like(like).uniform_(generator=self.generator)
+
+    def near(self, graph: Tensor, count: int | None = None, replace: bool = False) -> Tensor:
+        """(n, B) indices of ``count`` neighbours of every point, drawn once per batch and graph; of all k without it."""
+        key = id(graph), count
+        if key not in self._near:
+            self._near[key] = (
+                graph[self.index].T
+                if count is None
+                else sample_neighbors(graph, self.index, count, self.generator, replace)
+            )
+        return self._near[key]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """f(z) by the faster kernels."""
+        return evaluate(self.model.decoder, z)
 
     @property
     def is_stochastic(self) -> bool:
@@ -61,7 +122,11 @@ class Batch:
     @cached_property
     def posterior(self) -> tuple[Tensor, Tensor]:
         """(B, m) mean μ and (B, m) log σ of the codes of ``x``."""
-        return self.model.encoder.posterior(self.x)
+        return self._posterior(self.x)
+
+    def _posterior(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        encoder = self.model.encoder
+        return encoder.moments(evaluate(encoder.body, points))
 
     @cached_property
     def code(self) -> Tensor:
@@ -69,8 +134,8 @@ class Batch:
         if self.is_stochastic:
             return self._drawn(*self.posterior)
         if self._normalization is None:
-            return self.model.encoder(self.x)
-        raw = self.model.encoder[:-1](self.x)
+            return evaluate(self.model.encoder, self.x)
+        raw = evaluate(self.model.encoder[:-1], self.x)
         self._statistics = raw.mean(0), raw.var(0, correction=0)
         return self._normalization(raw)
 
@@ -82,6 +147,10 @@ class Batch:
         """The batch normalization that ends the encoder, if it is one in training mode."""
         last = self.model.encoder[-1] if isinstance(self.model.encoder, nn.Sequential) else None
         return last if isinstance(last, nn.BatchNorm1d) and last.training else None
+
+    def of(self, x: Tensor) -> "Batch":
+        """A batch of other points ``x`` in the place of these, such as corrupted ones."""
+        return Batch(self.model, x, None, self.generator)
 
     @contextmanager
     def encoder(self) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -118,7 +187,7 @@ class Batch:
         """(n, B, m) codes of the points with indices ``near`` (n, B); together with those of ``x`` if these are missing."""
         if self.is_whole and not self.is_stochastic:  # every neighbour is in the batch: its code is already there
             return self.code[near]
-        points, shape = self.data[near].flatten(0, 1), near.shape
+        points, shape = self.rows(near).flatten(0, 1), near.shape
         if self._normalization is not None:
             with self.encoder() as encoder:
                 return encoder(points).unflatten(0, shape)
@@ -126,7 +195,7 @@ class Batch:
         if not alone:  # one call for centres and neighbours
             points, shape = torch.cat([self.x, points]), (len(near) + 1, len(self.x))
         if self.is_stochastic:
-            mean, log_deviation = (part.unflatten(0, shape) for part in self.model.encoder.posterior(points))
+            mean, log_deviation = (part.unflatten(0, shape) for part in self._posterior(points))
             codes = self._drawn(mean, log_deviation)
         else:  # the one-pass value is the encoder's, by faster kernels
             codes = taylor(self.model.encoder, points, points, 0).value.unflatten(0, shape)
@@ -174,6 +243,13 @@ class Term:
         """Scalar loss of one batch, without the penalty's weight."""
         raise NotImplementedError
 
+    def look_ahead(self, batch: Batch, prepared: Any) -> Tensor | None:
+        """Indices of the training points beside those of the batch that :meth:`loss` will read, of any shape.
+
+        For data that has to be fetched. What is drawn for it must be drawn by methods of the batch that keep it.
+        """
+        return None
+
     def refresh(self, epoch: int, model: nn.Module, preparation: Preparation, prepared: Any) -> Any:
         """What was prepared, as it is from ``epoch`` on; most terms never change it."""
         return prepared
@@ -199,6 +275,13 @@ def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
     """Stop with one sentence unless ``value`` is one of ``valid``."""
     if value not in valid:
         raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
+
+
+def evaluate(network: nn.Module, points: Tensor) -> Tensor:
+    """``network(points)`` by the faster kernels; the same numbers but for rounding, to be differentiated once."""
+    if points.device.type == "cpu" and len(points) >= _ONE_PASS_POINTS and torch.is_grad_enabled():
+        return taylor(network, points, points, 0).value
+    return network(points)
 
 
 @contextmanager

@@ -9,7 +9,11 @@ import base64
 import difflib
 import html
 import math
+import re
+import resource
 import shlex
+import sys
+from pathlib import Path
 
 from nrae_lib.plots import MANIFOLD_COLOUR, PAGE_STYLE, method_label
 
@@ -432,7 +436,7 @@ def download_html(frame, filename):
 
 
 def papermill_command(notebook, **parameters):
-    """Display the exact command that reproduces the page.
+    """Display the exact command that reproduces the page, and the most memory that the page took so far.
 
     Arguments:
         notebook: its path from the top of the repository, e.g. "notebooks/fig7_swissroll.ipynb".
@@ -440,7 +444,7 @@ def papermill_command(notebook, **parameters):
     """
     from IPython.display import Markdown, display
 
-    display(Markdown(f"```bash\n{papermill_command_text(notebook, **parameters)}\n```"))
+    display(Markdown(f"```bash\n{papermill_command_text(notebook, **parameters)}\n```\n\n{memory_text()}"))
 
 
 def papermill_command_text(notebook, **parameters):
@@ -450,6 +454,20 @@ def papermill_command_text(notebook, **parameters):
         # -p reads "3" as a number and "None" as nothing; -r keeps a text a text.
         words += ["-r" if isinstance(value, str) and _reads_as_value(value) else "-p", name, str(value)]
     return shlex.join(words)
+
+
+def memory_text():
+    """One sentence: the most memory that this process has had, Python and its libraries included."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        kibibytes = int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1])
+    except (OSError, TypeError):  # not Linux; there the same number is in bytes on macOS and in KiB elsewhere
+        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    text = f"Peak memory of this page: {kibibytes / 1024:,.0f} MiB, of its Python process with all libraries"
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        text += f", and {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB on the GPU since its last training began"
+    return text + "."
 
 
 def _reads_as_value(text):
