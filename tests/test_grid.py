@@ -1,17 +1,21 @@
 """Many runs: nothing is lost, nothing is done twice, and the choice is the best on held-out seeds."""
 
+import io
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from nrae_lib import grid, runs
+from nrae_lib import grid, progress, runs
 from nrae_lib.models import Network
+from nrae_lib.progress import Progress
 from nrae_lib.runs import Store
 from nrae_lib.training import Optimization
 from tests.test_runs import ROOT, RUN, small_result
@@ -22,7 +26,9 @@ RUNS = [replace(RUN, seed=seed) for seed in range(4)]
 def test_results_come_in_order_and_are_stored_once(tmp_path, monkeypatch):
     performed = []
     original = runs.perform
-    monkeypatch.setattr(grid, "perform", lambda run, *rest: performed.append(run.seed) or original(run, *rest))
+    monkeypatch.setattr(
+        runs, "perform", lambda run, *rest, **more: performed.append(run.seed) or original(run, *rest, **more)
+    )
     store = Store(tmp_path)
     first = grid.run_all([RUNS[2], RUNS[0], RUNS[2]], store, "cpu", progress=False)
     assert [result.run.seed for result in first] == [2, 0, 2]
@@ -34,10 +40,11 @@ def test_results_come_in_order_and_are_stored_once(tmp_path, monkeypatch):
 
 
 def test_progress_names_the_run_and_the_time_left(tmp_path, capsys):
-    grid.run_all(RUNS[:2], Store(tmp_path), "cpu")
+    grid.run_all(RUNS[:3], Store(tmp_path), "cpu")
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("[2/2] sine paper nrae_l") and "seed 1" in lines[1] and "left" in lines[1]
+    assert len(lines) == 3
+    assert lines[1].startswith("[2/3] sine paper nrae_l") and "seed 1" in lines[1] and lines[1].endswith("left")
+    assert lines[2].startswith("[3/3]") and "left" not in lines[2]
 
 
 def test_damaged_result_is_computed_again(tmp_path):
@@ -53,13 +60,213 @@ def test_damaged_result_is_computed_again(tmp_path):
 def test_exploding_run_is_named_and_all_other_results_are_kept(tmp_path):
     exploding = replace(RUN, optimization=Optimization(50, 50, learning_rate=1e30))
     store = Store(tmp_path)
-    with pytest.raises(FloatingPointError, match="sine paper nrae_l  seed 0: the loss is no longer finite"):
+    with pytest.raises(grid.RunsFailed, match=r"\nsine paper nrae_l  seed 0: \S+: .*no longer finite") as caught:
         grid.run_all([RUNS[1], exploding, RUNS[2]], store, "cpu", progress=False)
+    ((run, text),) = caught.value.failures.items()
+    assert run is exploding and text.startswith("Traceback") and text.strip() in str(caught.value)
     assert store.get(RUNS[1]) is not None and store.get(exploding) is None
     assert store.get(RUNS[2]) is not None, "one run that explodes must not stop the others"
 
 
-def slow_perform(run, device, checkpoint=None):
+def test_every_error_of_a_run_is_collected_but_a_wish_to_end_is_not(tmp_path, monkeypatch):
+    def perform(run, *_, **__):
+        if run.seed == 3:
+            raise KeyboardInterrupt
+        if run.seed:
+            raise OSError(f"no space for {run.seed}") if run.seed == 1 else MemoryError("too much")
+        return small_result(run)
+
+    monkeypatch.setattr(runs, "perform", perform)
+    with pytest.raises(grid.RunsFailed) as caught:
+        grid.run_all([RUNS[1], RUNS[0], RUNS[2]], Store(tmp_path), progress=False)
+    assert caught.value.failures.keys() == {RUNS[1], RUNS[2]}
+    assert Store(tmp_path).get(RUNS[0]) is not None
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.failures == caught.value.failures and str(again) == str(caught.value)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run_all(RUNS, Store(tmp_path), progress=False)
+
+
+def test_alike_tracebacks_are_shown_once():
+    text = "Traceback (most recent call last):\n  here\nValueError: all of them\n"
+    message = str(grid.RunsFailed(dict.fromkeys(RUNS, text)))
+    assert message.count("seed") == 4 and message.count("Traceback") == 1
+
+
+def test_a_result_that_cannot_be_stored_is_a_failure_of_its_run(tmp_path, monkeypatch):
+    def put(self, result):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runs, "perform", lambda run, *_, **__: small_result(run))
+    monkeypatch.setattr(Store, "put", put)
+    with pytest.raises(grid.RunsFailed, match="OSError: disk full"):
+        grid.run_all(RUNS[:1], Store(tmp_path), progress=False)
+
+
+def test_runs_that_train_together_are_tried_alone_if_that_fails(tmp_path, monkeypatch):
+    tried = []
+
+    def train(unit, store, device, report, keep):
+        tried.append([run.seed for run in unit])
+        if RUNS[1] in unit:
+            raise FloatingPointError("explodes")
+        results = [small_result(run) for run in unit]
+        for result in results:
+            store.put(result)
+        return results
+
+    monkeypatch.setattr(grid, "_train", train)
+    monkeypatch.setattr(grid, "_units", lambda missing, device, workers: [tuple(missing)])
+    store = Store(tmp_path)
+    store.put(small_result(RUNS[3]))
+    with pytest.raises(grid.RunsFailed) as caught:
+        grid.run_all(RUNS, store, progress=False)
+    assert tried == [[0, 1, 2], [0], [1], [2]]
+    assert caught.value.failures.keys() == {RUNS[1]}
+    assert len(grid.stored(RUNS, store)) == 3
+
+
+def test_a_run_in_other_hands_is_waited_for_and_taken_over_when_dropped(tmp_path, monkeypatch):
+    store, performed = Store(tmp_path), []
+    hands = [store.claim(run, False) for run in RUNS[:2]]
+    assert [hand.__enter__() for hand in hands] == [True, True]
+
+    def perform(run, *_, **__):
+        performed.append(run.seed)
+        return small_result(run)
+
+    def sleep(seconds):  # meanwhile the other process ends run 0 and dies before it has run 1
+        store.put(replace_metrics(small_result(RUNS[0]), 0.125))
+        while hands:
+            hands.pop().__exit__(None, None, None)
+
+    monkeypatch.setattr(runs, "perform", perform)
+    monkeypatch.setattr(grid.time, "sleep", sleep)
+    results = grid.run_all(RUNS[:2], store, progress=False)
+    assert performed == [1] and results[0].metrics == {"test_mse": 0.125}
+
+
+def test_a_wrong_device_stops_before_the_first_run(tmp_path):
+    with pytest.raises(ValueError, match="device 'tpu' cannot be used"):
+        grid.run_all(RUNS, Store(tmp_path), "tpu")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds since the start, to be set."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_for_each_run_in_flight_and_the_time_left(clock):
+    board = Progress(4, stream=io.StringIO())
+    board.advance("a", 0, 100)
+    board.advance("b", 50, 100)  # resumed: half of it was done before
+    clock[0] = 10.0
+    board.advance("a", 50, 100)
+    board.advance("b", 100, 100)
+    board.advance("c")
+    assert board.lines() == [
+        "a: epoch 50/100 (50 %)",
+        "b: epoch 100/100 (100 %)",
+        "c: starting",
+        # One run's worth was earned in 10 s, 2.5 are left.
+        "0 of 4 runs done, 3 in flight, about 25 s left",
+    ]
+    board.end("b", "ended")
+    assert board.lines()[-1] == "1 of 4 runs done, 2 in flight, about 25 s left"
+    board.drop("c")
+    board.workers, board.elsewhere = 0, 2
+    assert "1 in flight, 2 performed by other processes, waiting for workers, about" in board.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("left", "text"), [(99, "99 s"), (240, "4 min"), (3600, "60 min"), (5 * 3600, "5.0 h"), (8000 * 60, "133.3 h")]
+)
+def test_time_left_is_rounded(left, text):
+    assert progress._duration(left) == text
+
+
+def test_a_log_gets_plain_lines_and_few(clock):
+    stream = io.StringIO()
+    with Progress(2, stream=stream) as board:
+        for step in range(700):
+            clock[0] = step / 10
+            board.advance("a", step, 1000)
+            board.show()
+        board.end("a", "70 s")
+    lines = stream.getvalue().splitlines()
+    assert len([line for line in lines if line.startswith("a: epoch")]) == 2, "every 30 seconds"
+    assert lines[-1].startswith("[1/2] a: 70 s, about")
+    assert stream.getvalue().isprintable() or set(stream.getvalue()) - {"\n"} <= set(map(chr, range(32, 127)))
+
+
+def test_a_terminal_is_rewritten_in_place(clock, monkeypatch):
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
+    stream = Terminal()
+    with Progress(2, stream=stream) as board:
+        board.advance("a long label of a run", 1, 10)
+        clock[0] = 1.0
+        board.show()
+        first = stream.getvalue()
+        assert first.splitlines()[0] == "a long label of a r" and "\x1b" not in first
+        board.end("a long label of a run", "1 s")
+        assert stream.getvalue()[len(first) :].startswith("\x1b[2F\x1b[J[1/2] a long label of a run: 1 s")
+
+
+def test_a_terminal_too_low_for_all_runs_shows_the_summary(clock, monkeypatch):
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((80, 6)))
+    stream = Terminal()
+    board = Progress(50, stream=stream)
+    for name in range(20):
+        board.advance(str(name), 1, 10)
+    clock[0] = 1.0
+    board.show()
+    lines = stream.getvalue().splitlines()
+    assert lines[:3] == [f"{name}: epoch 1/10 (10 %)" for name in range(3)]
+    assert lines[3] == "and 17 more" and lines[4].startswith("0 of 50 runs done, 20 in flight")
+
+
+def notebook_progress(monkeypatch, cells):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data)
+
+    ipython = pytest.importorskip("IPython")
+    shell = SimpleNamespace(kernel=object(), user_ns={"In": cells})
+    monkeypatch.setattr(ipython, "get_ipython", lambda: shell)
+    monkeypatch.setattr("IPython.display.display", lambda data, raw, display_id: shown.append(data) or Handle())
+    return shown
+
+
+def test_a_notebook_has_one_display_that_is_emptied_at_the_end(clock, monkeypatch):
+    shown, stream = notebook_progress(monkeypatch, ["1 + 1"]), io.StringIO()
+    with Progress(2, stream=stream) as board:
+        board.advance("<a>", 1, 10)
+        for second in (1.0, 1.1, 2.0):
+            clock[0] = second
+            board.show()
+    assert len(shown) == 3 and stream.getvalue() == ""
+    assert shown[0]["text/plain"].startswith("<a>: epoch 1/10 (10 %)\n0 of 2")
+    assert shown[0]["text/html"].startswith("<pre>&lt;a&gt;: epoch")
+    assert shown[-1] == {"text/plain": "", "text/html": ""}
+
+
+def test_papermill_gets_a_log(clock, monkeypatch):
+    shown, stream = notebook_progress(monkeypatch, ["", "# Parameters\npreset = 'smoke'"]), io.StringIO()
+    Progress(1, stream=stream).end("a", "1 s")
+    assert not shown and stream.getvalue() == "[1/1] a: 1 s\n"
+
+
+def slow_perform(run, device, checkpoint=None, progress=None):
     with open(os.environ["PERFORMED"], "a") as file:
         file.write(f"{run.seed}\n")
     time.sleep(0.2)
@@ -67,7 +274,7 @@ def slow_perform(run, device, checkpoint=None):
 
 
 def drive(folder, start):
-    grid.perform = slow_perform
+    runs.perform = slow_perform
     start.wait()
     results = grid.run_all(RUNS, Store(folder), "cpu", progress=False)
     assert [result.run.seed for result in results] == [0, 1, 2, 3]
@@ -93,11 +300,12 @@ DRIVER = """
 import sys
 from functools import partial
 from nrae_lib import grid, runs, training
+import nrae_lib.training.loop
 from nrae_lib.runs import Store
 from tests.test_grid import LONG
 runs.fit = partial(training.fit, checkpoint_seconds=0.05)
-steps, step = [], training.step
-training.step = lambda *arguments: steps.append(None) or step(*arguments)
+steps, step = [], training.loop.step
+training.loop.step = lambda *arguments, **more: steps.append(None) or step(*arguments, **more)
 grid.run_all([LONG], Store(sys.argv[1]), "cpu", progress=False)
 print(len(steps))
 """
