@@ -17,6 +17,8 @@ from nrae_lib.plots.own_data import (
     image_reconstructions,
     point_reconstructions,
 )
+from nrae_lib.plots.performance import rates, speedup, step_parts
+from nrae_lib.plots.runtime import cost_chart, scaling
 from nrae_lib.plots.style import (
     MANIFOLD_COLOUR,
     METHOD_COLOURS,
@@ -39,6 +41,7 @@ __all__ = [
     "PAGE_STYLE",
     "SAMPLE_COLOUR",
     "codes_of_points",
+    "cost_chart",
     "feature_errors",
     "figure_html",
     "fold_errors",
@@ -50,10 +53,14 @@ __all__ = [
     "method_label",
     "per_seed",
     "point_reconstructions",
+    "rates",
     "relative_luminance",
+    "scaling",
     "scrubber",
     "scrubber_html",
     "search_grid",
     "show",
+    "speedup",
+    "step_parts",
     "style",
 ]
