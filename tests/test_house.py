@@ -63,7 +63,7 @@ def test_library_alone_needs_three_packages():
 def test_library_imports_without_the_extras():
     """A bare GPU node has no Jupyter and no plotting library: every module must import all the same."""
     import_names = {"jupyter-book": "jupyter_book", "pyyaml": "yaml", "sphinxcontrib-bibtex": "sphinxcontrib"}
-    extras = [Requirement(line).name for name in ("book", "test") for line in EXTRAS[name]]
+    extras = [Requirement(line).name for name in ("book", "cluster", "test") for line in EXTRAS[name]]
     blocked = [import_names.get(name, name.replace("-", "_")) for name in extras] + ["IPython", "tqdm", "pydantic"]
     modules = [f"nrae_lib.{path.stem}" for path in (ROOT / "nrae_lib").glob("[!_]*.py")]
     code = (

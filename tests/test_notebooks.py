@@ -46,6 +46,8 @@ WRONG = [
     (["-p", "preset", "fast"], "parameter 'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'paper'", ""),
     (["-p", "metod", "ae"], "unknown parameter 'metod': did you mean 'method'?", "method, device"),
     (["-p", "device", "tpu"], "device 'tpu' cannot be used", "choose auto"),
+    (["-p", "workers", "0"], "workers must be a whole number of at least 1", ""),
+    (["-p", "cluster", "elsewhere"], "unknown cluster 'elsewhere'", "the address of a Dask scheduler"),
 ]
 
 
