@@ -48,9 +48,13 @@ book: env  ## regenerate every plot and table and build the site into _build/htm
 test: env  ## run every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(PYTEST_ARGS)
 
-bench: env  ## time the training steps: NRAE against plain formulations, then all methods against AE
+bench: env  ## measure steps of all methods, the machine, a whole run, neighbour graphs and ensembles (some minutes)
 	@$(BIN)/python benchmarks/step_time.py
 	@$(BIN)/python benchmarks/all_methods.py
+	@$(BIN)/python benchmarks/machine.py
+	@$(BIN)/python benchmarks/whole_run.py --epochs 200 --chunk 20
+	@$(BIN)/python benchmarks/neighbors.py --quick
+	@$(BIN)/python benchmarks/ensembles.py --rounds 3
 
 serve: env  ## serve the built site at http://localhost:8000 (another port: make serve PORT=8123)
 	@test -f _build/html/index.html || { echo "There is no site yet: run  make book  first" >&2; exit 1; }
@@ -59,7 +63,7 @@ serve: env  ## serve the built site at http://localhost:8000 (another port: make
 # One version of each package for every Python >= 3.11; the versions already pinned stay unless pyproject.toml forbids them.
 lock:  ## pin requirements.lock anew from pyproject.toml (delete it first to take the newest versions)
 	@uv=$(BIN)/uv; [ -x "$$uv" ] || uv=uv; \
-	"$$uv" pip compile pyproject.toml --quiet --extra book --extra methods --extra phate --extra test --extra dev --universal --python-version 3.11 \
+	"$$uv" pip compile pyproject.toml --quiet --extra book --extra methods --extra phate --extra cluster --extra test --extra dev --universal --python-version 3.11 \
 	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    --output-file requirements.lock
 

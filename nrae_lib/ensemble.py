@@ -310,7 +310,7 @@ class _Places:
 class Ensemble:
     """Members in lockstep: plain trainings whose weights, moments and records are rows of stacked tensors."""
 
-    def __init__(self, members: dict[int, Training]):
+    def __init__(self, members):  # {number: Training}
         self.members = members
         self.results: dict[int, Trained | Exception] = {}
         self.capture = next(iter(members.values())).feed.device.type == "cuda"

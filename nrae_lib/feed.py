@@ -69,7 +69,8 @@ class Feed:
             index: int64 indices in 0..N-1 on the device, of any shape; None for all points in order.
 
         Returns:
-            (*index.shape, *shape) on the device. For None it may be the stored data itself, which is not to be changed.
+            A tensor on the device, of the shape of ``index`` and then that of a point. For None it may be the stored data
+            itself, which is not to be changed.
 
         Raises:
             IndexError: an index is outside 0..N-1 (on CUDA a resident feed ends with a device assertion instead).

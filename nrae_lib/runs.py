@@ -83,7 +83,8 @@ class Run:
         """First 20 hexadecimal digits of the SHA-256 of the run as canonical JSON.
 
         With all options of data and method, also those left at their defaults, and the method's ``semantics``.
-        The device is not part of it: same key, same numbers bit for bit holds on one kind of machine.
+        The device is not part of it: same key, same numbers bit for bit holds on one kind of machine, and for runs that
+        train alone. A member of an ensemble (see ``provenance``) agrees with its plain run but for rounding.
         """
         method = methods.get(self.method)
         content = {

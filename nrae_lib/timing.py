@@ -321,19 +321,29 @@ def _plain_encoder(model: nn.Module, both: Tensor, order: int, weight: float) ->
     return (_squared(points, jet.value) + weight * _squared(neighbours, jet.expansion())) / 2
 
 
+def released_expansion(model: nn.Module, x: Tensor, near: Tensor, order: int) -> Tensor:
+    """(B, n, D) expansions at the codes of ``x`` (B, D), evaluated at those of ``near`` (B, n, D), as in the released code.
+
+    The decoder's value once for every centre; the derivatives for every neighbour by one ``torch.autograd.functional.jvp``,
+    at order 2 within another, each of them a double backward pass (``models/ae.py`` there).
+    """
+    jvp = partial(torch.autograd.functional.jvp, create_graph=True)
+    code = model.encoder(x)
+    repeated = code.repeat_interleave(near.shape[1], 0)
+    direction = model.encoder(near.flatten(0, 1)) - repeated
+    if order == 1:
+        change = jvp(model.decoder, repeated, direction)[1]
+    else:
+        first, second = jvp(lambda z: jvp(model.decoder, z, direction)[1], repeated, direction)
+        change = first + second / 2
+    return model.decoder(code)[:, None] + change.view(near.shape)
+
+
 @_written_out
 def _double_backward(model: nn.Module, both: Tensor, order: int, weight: float) -> Tensor:
-    # As in the authors' released code: each code twice, with the directions 0 (to itself) and z' - z.
-    jvp = partial(torch.autograd.functional.jvp, create_graph=True)
-    code, neighbour_code = model.encoder(both).chunk(2)
-    repeated = torch.cat([code, code])
-    direction = torch.cat([code, neighbour_code]) - repeated
-    value, first = jvp(model.decoder, repeated, direction)
-    expansion = value + first
-    if order == 2:
-        expansion = expansion + jvp(lambda z: jvp(model.decoder, z, direction)[1], repeated, direction)[1] / 2
+    # The released code takes the centre for one of its own neighbours, at distance zero.
     points, neighbours = both.chunk(2)
-    centre, neighbourhood = expansion.chunk(2)
+    centre, neighbourhood = released_expansion(model, points, torch.stack([points, neighbours], 1), order).unbind(1)
     return (_squared(points, centre) + weight * _squared(neighbours, neighbourhood)) / 2
 
 

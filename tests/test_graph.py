@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nrae_lib import graph
-from nrae_lib.graph import cached_knn_graph, knn_graph, sample_neighbors
+from nrae_lib.graph import approximate_knn_graph, cached_knn_graph, knn_graph, sample_neighbors
 
 
 def brute_force(points, n_neighbors):
@@ -314,6 +315,29 @@ def test_far_from_the_origin_distances_do_not_cancel():
 def test_bad_input_is_one_sentence(points, n_neighbors, sentence):
     with pytest.raises(ValueError, match=sentence):
         knn_graph(points, n_neighbors)
+
+
+class FirstNeighboursMissed:
+    """In place of pynndescent, whose compilation takes a minute: the point itself, then all but its nearest."""
+
+    def __init__(self, points, n_neighbors, random_state, n_jobs):
+        near = all_differences(points, n_neighbors).numpy().astype(np.int32)
+        own = np.arange(len(points), dtype=np.int32)[:, None]
+        self.neighbor_graph = np.concatenate([near[:, 1:2], own, near[:, 2:]], 1), None
+
+
+def test_the_recall_of_an_approximate_graph_is_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=FirstNeighboursMissed))
+    points = torch.rand(400, 5, generator=torch.Generator().manual_seed(9))
+    for sample in (400, 7):
+        found, recall = approximate_knn_graph(points, 6, sample=sample)
+        assert torch.equal(found, all_differences(points, 7)[:, 1:])
+        assert recall == pytest.approx(5 / 6)
+    with pytest.raises(ValueError, match="between 1 and 399"):
+        approximate_knn_graph(points, 400)
+    monkeypatch.setitem(sys.modules, "pynndescent", None)
+    with pytest.raises(ImportError, match="needs the package pynndescent"):
+        approximate_knn_graph(points, 6)
 
 
 @pytest.fixture

@@ -405,6 +405,16 @@ def test_a_step_never_waits_for_the_host(name):
             float(loss)
 
 
+def test_an_approximate_graph_comes_with_its_recall():
+    data = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    _, exact = train("nrae_l", data=data, epochs=2)
+    done = []
+    _, near = train("nrae_l", data=data, epochs=2, approximate_graph=True)
+    train("nrae_l", data=data, epochs=1, graph_progress=lambda *counts: done.append(counts))
+    assert exact.recalls == {} and done[-1] == (300, 300)
+    assert list(near.recalls) == [5] and 0.9 < near.recalls[5] <= 1
+
+
 def test_bf16_stays_close_to_float32_and_keeps_weights_and_settings():
     flushed = float(torch.tensor(1e-310, dtype=torch.float64) * 1)
     (exact, expected), (rough, trained) = (

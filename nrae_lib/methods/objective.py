@@ -129,7 +129,7 @@ class Objective:
         }  # fmt: skip
 
     def build(self, network: Network | ConvNetwork, data_shape: tuple[int, ...], seed: int) -> Autoencoder:
-        """The autoencoder of ``network`` in the form this objective needs, see :meth:`nrae_lib.models.Network.build`."""
+        """The autoencoder of ``network`` in the form this objective needs, see ``Network.build``."""
         deviation = next((penalty.deviation for penalty in self.penalties if penalty.posterior == "constant"), None)
         learned = {name: value for term in self.terms.values() for name, value in term.parameters().items()}
         return network.build(data_shape, seed, self.latent, self.weights, self.posterior, deviation, learned)

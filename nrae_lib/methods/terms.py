@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib.feed import Feed, feed_of
-from nrae_lib.graph import cached_knn_graph, rows_per_block, sample_neighbors
+from nrae_lib.graph import approximate_knn_graph, cached_knn_graph, rows_per_block, sample_neighbors
 from nrae_lib.taylor import taylor
 
 # From this many points on, the one-pass kernels beat PyTorch's own on the CPU for all networks of the papers
@@ -37,11 +37,24 @@ class Preparation:
         data: (N, ...) all training points, on the device of the training, or a feed of them.
         latent_dim: m.
         seed: for preparations that draw random numbers.
+        approximate: whether neighbours may be found by :func:`nrae_lib.graph.approximate_knn_graph`.
+        progress: called with the points done and of all while a graph is computed.
+
+    Attributes:
+        recalls: k -> share of the true neighbours that an approximate graph holds, measured on a sample.
     """
 
-    def __init__(self, data: Tensor | Feed, latent_dim: int, seed: int):
+    def __init__(
+        self,
+        data: Tensor | Feed,
+        latent_dim: int,
+        seed: int,
+        approximate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ):
         self.feed = as_feed(data)
-        self.latent_dim, self.seed = latent_dim, seed
+        self.latent_dim, self.seed, self.approximate, self.progress = latent_dim, seed, approximate, progress
+        self.recalls: dict[int, float] = {}
         self._graphs: dict[int, Tensor] = {}
 
     @property
@@ -52,7 +65,11 @@ class Preparation:
     def graph(self, n_neighbors: int) -> Tensor:
         """(N, k) indices of the nearest neighbours, see :func:`nrae_lib.graph.knn_graph`."""
         if n_neighbors not in self._graphs:
-            graph = cached_knn_graph(self.feed.raw, n_neighbors, device=self.feed.device)
+            if self.approximate:
+                points = self.feed.raw.cpu() if isinstance(self.feed.raw, Tensor) else self.feed.raw
+                graph, self.recalls[n_neighbors] = approximate_knn_graph(points, n_neighbors, self.seed)
+            else:
+                graph = cached_knn_graph(self.feed.raw, n_neighbors, device=self.feed.device, progress=self.progress)
             self._graphs[n_neighbors] = graph.to(self.feed.device)
         return self._graphs[n_neighbors]
 

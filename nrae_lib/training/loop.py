@@ -35,6 +35,7 @@ class Trained:
         seconds, steps: time spent and steps taken, over all interruptions.
         validation: mean squared error on the validation points after every epoch; empty without them.
         best_epoch: the epoch (counted from 1) whose weights the model has, if there are validation points.
+        recalls: of approximate neighbour graphs, by k, see :class:`nrae_lib.methods.Preparation`.
     """
 
     loss: Tensor
@@ -42,6 +43,7 @@ class Trained:
     seconds: float = 0.0
     steps: int = 0
     validation: list[float] = field(default_factory=list)
+    recalls: dict[int, float] = field(default_factory=dict)
 
     @property
     def best_epoch(self) -> int | None:
@@ -61,6 +63,8 @@ def fit(
     progress: Callable[[int, Tensor], None] | None = None,
     validation: Tensor | np.ndarray | None = None,
     capture: bool = True,
+    approximate_graph: bool = False,
+    graph_progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Train ``model`` in place by Adam on the loss of ``objective``, and leave it in evaluation mode.
 
@@ -76,13 +80,16 @@ def fit(
         frame_epochs: after how many epochs ``draw(model)`` is recorded (0: before the first step).
         checkpoint: file for the state of training, written atomically every ``checkpoint_seconds``, also inside an
             epoch, and removed by nobody here. If it exists, training goes on from it and gives what an uninterrupted
-            run gives, bit for bit on the CPU. SIGTERM (or :data:`nrae_lib.training.stop_event`) then saves once more
+            run gives, bit for bit on the CPU. SIGTERM (or ``nrae_lib.training.stop_event``) then saves once more
             and raises :class:`Interrupted`.
         progress: called with the number of epochs done and their losses so far (on the device), at most about
             ten times a second, and after the last epoch.
         validation: (M, ...) points whose reconstruction error is computed after every epoch. Training stops by
             ``optimization.patience``, and the model gets the weights of the epoch with the lowest error.
         capture: whether steps may be captured as a CUDA graph.
+        approximate_graph: find neighbours by nearest neighbour descent (package pynndescent, part of the extra
+            ``methods``): on MNIST 13 times as fast at a recall of 0.99. The recall is measured and returned.
+        graph_progress: called with the points done and of all while an exact graph is computed.
 
     Raises:
         ValueError: for empty data, NaN or infinity in the data, an impossible graph, or patience without validation.
@@ -95,7 +102,10 @@ def fit(
     try:
         with optimization.numerics(device), stop_on_sigterm(checkpoint is not None):
             held_out = None if validation is None else feed_of(validation, device)
-            training = Training(model, objective, feed, optimization, seed, checkpoint, capture, held_out)
+            training = Training(
+                model, objective, feed, optimization, seed, checkpoint, capture, held_out, approximate_graph,
+                graph_progress,
+            )  # fmt: skip
             return training.run(frame_epochs, draw, checkpoint_seconds, progress)
     finally:
         if feed is not data:
@@ -105,7 +115,10 @@ def fit(
 class Training:
     """The state of one training, and its loop."""
 
-    def __init__(self, model, objective, feed, optimization, seed, checkpoint, capture, validation):
+    def __init__(
+        self, model, objective, feed, optimization, seed, checkpoint, capture, validation, approximate_graph=False,
+        graph_progress=None,
+    ):  # fmt: skip
         self.model, self.objective, self.feed, self.optimization = model, objective, feed, optimization
         self.checkpoint, self.capture = checkpoint, capture and feed.device.type == "cuda" and feed.resident
         self.validation: Feed | None = validation
@@ -122,12 +135,12 @@ class Training:
         with torch.no_grad():
             latent_dim = model.encoder(feed.rows(torch.arange(min(2, count), device=device))).shape[1]
         model.train()
-        self.preparation = Preparation(feed, latent_dim, seed)
+        self.preparation = Preparation(feed, latent_dim, seed, approximate_graph, graph_progress)
         self.prepared = objective.prepare(self.preparation)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.optimizer = adam(model, optimization.learning_rate)
 
-        self.trained = Trained(torch.zeros(optimization.epochs, device=device))
+        self.trained = Trained(torch.zeros(optimization.epochs, device=device), recalls=self.preparation.recalls)
         self.epoch = self.position = 0  # epochs done, steps done in the current one
         self.order: Tensor | None = None  # of the points in the current epoch
         self.best: dict[str, Tensor] | None = None  # weights with the lowest validation error
