@@ -8,6 +8,7 @@ for rounding.
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -23,10 +24,11 @@ from nrae_lib.feed import Feed, feed_of
 from nrae_lib.graph import sample_neighbors
 from nrae_lib.methods import Batch, Objective, Term
 from nrae_lib.models import Autoencoder
+from nrae_lib.training import loop
 from nrae_lib.training.checkpoints import Interrupted, stop_event, stop_on_sigterm
 from nrae_lib.training.loop import Trained, Training
 from nrae_lib.training.optimization import Optimization
-from nrae_lib.training.steps import Diverged, captured, set_rate
+from nrae_lib.training.steps import captured, set_rate
 
 if TYPE_CHECKING:
     from nrae_lib.runs import Run
@@ -51,7 +53,8 @@ def fit_ensemble(
     checkpoints: list[Path] | None = None,
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int, Tensor], None] | None = None,
-    validation: list[Tensor] | None = None,
+    validation: list[Tensor | None] | None = None,
+    done: Callable[[int, Trained | Exception], None] | None = None,
 ) -> list[Trained | Exception]:
     """:func:`nrae_lib.training.fit` for every member, all in one vectorised model where that is possible.
 
@@ -70,7 +73,8 @@ def fit_ensemble(
             that were not saved at the same step, because the process died in between, go on in separate ensembles.
         progress: called with the number of epochs done and the losses so far of the members that are still training,
             (members, epochs).
-        validation: validation points of each member.
+        validation: validation points of each member, or None for a member without.
+        done: called with a member's number and its result the moment it is through.
 
     Returns:
         For each member what ``fit`` returns, its ``seconds`` being the member's share of the time, or the exception that
@@ -84,25 +88,29 @@ def fit_ensemble(
     device = next(models[0].parameters()).device
     checkpoints = checkpoints or [None] * len(models)
     results: list[Trained | Exception] = [None] * len(models)
+
+    def through(i: int, result: Trained | Exception) -> None:
+        results[i] = result
+        if done:
+            done(i, result)
+
     together: dict[tuple[int, int], dict[int, Training]] = {}
     with optimizations[0].numerics(device), stop_on_sigterm(checkpoints[0] is not None):
         for i, model in enumerate(models):
             try:
                 member = Training(
                     model, objectives[i], feed_of(data[i], device), optimizations[i], seeds[i], checkpoints[i], False,
-                    None if validation is None else feed_of(validation[i], device),
+                    None if validation is None or validation[i] is None else feed_of(validation[i], device),
                 )  # fmt: skip
             except Exception as error:  # of this member's preparation, such as a target that its data does not allow
-                results[i] = error
+                through(i, error)
                 continue
             member._resume()
             together.setdefault((member.epoch, member.position), {})[i] = member
         for members in together.values():
-            ensemble = Ensemble(members)
+            ensemble = Ensemble(members, through)
             run = ensemble.run if ensemble.maps() else ensemble.run_apart
-            results_of = run(frame_epochs, draws, checkpoint_seconds, progress)
-            for i, result in results_of.items():
-                results[i] = result
+            run(frame_epochs, draws, checkpoint_seconds, progress)
     return results
 
 
@@ -129,7 +137,10 @@ def groups(runs: Iterable["Run"], device: str = "cpu", largest: int | None = Non
     for members in alike.values():
         most = min(len(members), largest or len(members))
         if most >= _FEWEST:
-            most = min(most, _members(members[0], device))
+            try:
+                most = min(most, _members(members[0], device))
+            except Exception:  # an impossible run says so itself, when it is its turn
+                most = 1
         # Even parts: eleven and ten rather than twenty and one.
         size = -(-len(members) // -(-len(members) // most))
         size = size if size >= _FEWEST else 1
@@ -160,6 +171,8 @@ def _members(run: "Run", device: str) -> int:
     if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
         gains = parameters <= _MOST_PARAMETERS and parameters * points <= _MOST_WORK
         return _MOST if gains else 1
+    if not torch.cuda.is_available():  # a GPU elsewhere, that of a cluster's worker
+        return _MOST
     memory = torch.cuda.get_device_properties("cuda" if device == "auto" else device).total_memory
     # Weights, gradients and two moments; for the points, roughly, six rows of ten layers as wide as the widest.
     needed = 4 * (4 * parameters + 60 * points * max(shape[1:].numel(), round(parameters**0.5)))
@@ -310,9 +323,8 @@ class _Places:
 class Ensemble:
     """Members in lockstep: plain trainings whose weights, moments and records are rows of stacked tensors."""
 
-    def __init__(self, members):  # {number: Training}
-        self.members = members
-        self.results: dict[int, Trained | Exception] = {}
+    def __init__(self, members, through=lambda number, result: None):  # {number: Training}
+        self.members, self.through = members, through
         self.capture = next(iter(members.values())).feed.device.type == "cuda"
 
     # ------------------------------------------------------------ one tensor for all members, and back
@@ -412,7 +424,8 @@ class Ensemble:
         index = None if indices[0] is None else torch.stack(indices)
         if self.capture and self.captured is None:
             state = [*self.parameters.values(), *self.buffers.values(), self.record, self.row]
-            shape, random = None if index is None else index.shape, [member.generator for member in members]
+            shape = None if index is None else (len(members), self.first.bounds[0][1])
+            random = [member.generator for member in members]
             self.captured = captured(self.take, shape, state, self.optimizer, random)
             self.capture = self.captured is not None
         if self.captured and (index is None or index.shape == self.captured.index.shape):
@@ -454,7 +467,8 @@ class Ensemble:
         index = None if size == count else torch.arange(size, device=members[0].feed.device).expand(len(members), -1)
         try:
             self._terms(index).sum().backward()
-        except Exception:  # whatever it is: if the plain loop has it, too, it will say so
+        except Exception as error:  # whatever it is: if the plain loop has it, too, it will say so
+            warnings.warn(f"these trainings run one after the other: {error}", stacklevel=3)
             return False
         finally:
             for member, state in zip(members, random, strict=True):
@@ -466,8 +480,8 @@ class Ensemble:
 
     # ------------------------------------------------------------ the loop
 
-    def run(self, frame_epochs, draws, checkpoint_seconds, progress) -> dict[int, Trained | Exception]:
-        """Train all members; their results."""
+    def run(self, frame_epochs, draws, checkpoint_seconds, progress) -> None:
+        """Train all members."""
         self.clock = saved = shown = time.perf_counter()
         self.join()
 
@@ -485,30 +499,41 @@ class Ensemble:
                 member.trained.frames.append(member._drawn(draws[i]))
             return member.finish() if member.done else None
 
+        unsaved = []
+
+        def save(_, member: Training) -> None:
+            if not member._save():
+                unsaved.append(member)
+
+        def save_all() -> None:
+            checkpoint = self.first.checkpoint
+            self._each(save, apart=True)
+            if stop_event.is_set():
+                raise Interrupted(checkpoint, not unsaved)
+
+        if self.first.checkpoint and stop_event.is_set():
+            save_all()
         if self.first.epoch == self.first.position == 0:
             self._each(drawn)
         while self.members:
-            self.set_rates()
             if self.first.position == 0:
                 self.begin_epoch()
+            if self.members:
+                self.set_rates()
             while self.members and self.first.position < len(self.first.bounds):
                 self.step()
                 if self.first.checkpoint and (stop_event.is_set() or time.perf_counter() - saved > checkpoint_seconds):
-                    checkpoint = self.first.checkpoint
-                    self._each(lambda _, member: member._save(), apart=True)
+                    save_all()
                     saved = time.perf_counter()
-                    if stop_event.is_set():
-                        raise Interrupted(checkpoint)
                     if self.members:
                         self.set_rates()
             self._each(ended)
-            if progress and self.members and time.perf_counter() - shown > 0.1:
+            if progress and self.members and time.perf_counter() - shown > loop.PROGRESS_SECONDS:
                 for member in self.members.values():
                     member._sum_up()
                 losses = [member.trained.loss[: member.epoch] for member in self.members.values()]
                 progress(self.first.epoch, torch.stack(losses))
                 shown = time.perf_counter()
-        return self.results
 
     @property
     def first(self) -> Training:
@@ -526,20 +551,21 @@ class Ensemble:
 
     def begin_epoch(self) -> None:
         """New orders of the points, and what the terms prepare anew."""
-        changed = False
-        for member in self.members.values():
-            if member.objective.refreshes:
-                before = member.prepared
-                member.prepared = member.objective.refresh(member.epoch, member.model, member.preparation, before)
-                changed |= any(member.prepared[name] is not before[name] for name in before)
+        changed = []
+
+        def begin(_, member: Training) -> None:
+            if member.refresh():
+                changed.append(member)
             if len(member.bounds) > 1:
                 count, device = len(member.feed), member.feed.device
                 member.order = torch.randperm(count, generator=member.generator, device=device)
-        if changed:
+
+        self._each(begin)
+        if changed and self.members:
             self._share()
 
     def _each(self, action: Callable[[int, Training], Trained | None], apart: bool = False) -> None:
-        """Call ``action`` on every member; one for which it has a result, or that has diverged, leaves.
+        """Call ``action`` on every member; one for which it has a result, or that fails, leaves.
 
         Arguments:
             apart: whether it needs members with a state of their own.
@@ -554,27 +580,27 @@ class Ensemble:
         for i, member in self.members.items():
             try:
                 result = action(i, member)
-            except Diverged as error:
+            except Exception as error:
                 result = error
             if result is not None:
                 left[i] = result
         if left and not apart:
             self._split()
-        for i in left:
-            self.results[i] = left[i]
+        for i, result in left.items():
             del self.members[i]
+            self.through(i, result)
         if (left or apart) and self.members:
             self.join()
 
-    def run_apart(self, frame_epochs, draws, checkpoint_seconds, progress) -> dict[int, Trained | Exception]:
+    def run_apart(self, frame_epochs, draws, checkpoint_seconds, progress) -> None:
         """Train the members by the plain loop, one after the other."""
         for i, member in self.members.items():
             own = progress and (lambda epoch, loss: progress(epoch, loss[None]))
             try:
-                self.results[i] = member.run(frame_epochs, draws and draws[i], checkpoint_seconds, own)
-            except Diverged as error:
-                self.results[i] = error
-        return self.results
+                result = member.run(frame_epochs, draws and draws[i], checkpoint_seconds, own)
+            except Exception as error:
+                result = error
+            self.through(i, result)
 
 
 def _stacked(named: list[dict[str, Tensor]]) -> dict[str, Tensor]:

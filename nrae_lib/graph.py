@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +152,13 @@ def knn_graph(
         raise ValueError("the neighbour graph needs data, but there are no points")
     if count == 1:
         raise ValueError("the neighbour graph needs at least two points, but there is only one")
-    if not isinstance(n_neighbors, int) or not 1 <= n_neighbors <= count - 1:
-        raise ValueError(f"n_neighbors (k) must be between 1 and {count - 1} for {count} points, not {n_neighbors}")
+    _check_neighbors(n_neighbors, count)
     return _exact(data, torch.arange(count, device=data.device), n_neighbors, progress)
+
+
+def _check_neighbors(n_neighbors: int, count: int) -> None:
+    if not isinstance(n_neighbors, Integral) or not 1 <= n_neighbors <= count - 1:
+        raise ValueError(f"n_neighbors (k) must be between 1 and {count - 1} for {count} points, not {n_neighbors}")
 
 
 def _exact(data: _Points, rows: Tensor, n_neighbors: int, progress: Progress | None = None) -> Tensor:
@@ -448,22 +453,21 @@ def approximate_knn_graph(
     except ImportError as error:
         raise ImportError("the approximate graph needs the package pynndescent: pip install pynndescent") from error
     data = _Points(points, None)
-    if not isinstance(n_neighbors, int) or not 1 <= n_neighbors <= data.count - 1:
-        raise ValueError(
-            f"n_neighbors (k) must be between 1 and {data.count - 1} for {data.count} points, not {n_neighbors}"
-        )
+    _check_neighbors(n_neighbors, data.count)
     rows = torch.randperm(data.count, generator=torch.Generator().manual_seed(seed))[:sample]
     exact = _exact(data, rows, n_neighbors)
     descent = NNDescent(
         data[slice(None)].float().numpy(),
         n_neighbors=n_neighbors + 1,
         random_state=seed,
-        n_jobs=torch.get_num_threads(),
+        n_jobs=1,  # with more, the graph depends on their number
     )
     found = torch.from_numpy(descent.neighbor_graph[0].astype(np.int64))
     own = found == torch.arange(data.count)[:, None]
     graph = found.gather(1, own.int().argsort(dim=1, stable=True))[:, :n_neighbors]  # the point itself goes last
-    return graph, float((exact[:, :, None] == graph[rows][:, None]).any(2).float().mean())
+    # By distance, because of equally near points one is as right as another.
+    reach = _distances(data, rows, exact[:, -1:])
+    return graph, float((_distances(data, rows, graph[rows]) <= reach).float().mean())
 
 
 def cached_knn_graph(
@@ -493,11 +497,11 @@ def cached_knn_graph(
         ValueError: as for :func:`knn_graph`.
     """
     data = _Points(points, device)
-    if data.count**2 * data.features < _CACHE_FROM or not isinstance(n_neighbors, int):
+    if data.count**2 * data.features < _CACHE_FROM or not isinstance(n_neighbors, Integral):
         return knn_graph(points, n_neighbors, device, progress)
     folder = Path(folder or os.environ.get("NRAE_CACHE") or "~/.cache/nrae_lib").expanduser()
     name = f"knn-{_fingerprint(data)[:32]}"
-    stored = {int(path.stem.rpartition("-")[2]): path for path in folder.glob(f"{name}-*.npy")}
+    stored = {int(k): path for path in folder.glob(f"{name}-*.npy") if (k := path.stem.rpartition("-")[2]).isdigit()}
     enough = min((k for k in stored if k >= n_neighbors), default=None) if n_neighbors > 0 else None
     if enough is not None:
         try:

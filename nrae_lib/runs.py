@@ -248,7 +248,7 @@ def perform(
     trained = fit(
         started.model, started.objective, started.train, run.optimization, run.seed, started.frame_epochs,
         started.frame, checkpoint, progress=progress and (lambda done, loss: progress(done, run.optimization.epochs)),
-        validation=started.data.validation if run.optimization.patience else None,
+        validation=started.validation,
     )  # fmt: skip
     return started.result(trained)
 
@@ -258,6 +258,7 @@ def perform_together(
     device: str = "auto",
     checkpoints: list[Path] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_result: Callable[[int, Result], None] | None = None,
 ) -> list[Result | Exception]:
     """Train runs in one vectorised model (:func:`nrae_lib.ensemble.fit_ensemble`) and measure each.
 
@@ -265,31 +266,34 @@ def perform_together(
         together: runs that an ensemble allows, see :func:`nrae_lib.ensemble.groups`.
         device, progress: see :func:`perform`.
         checkpoints: one file for each run; :func:`perform` can go on from it, too.
+        on_result: called with a run's number and its result the moment it is through.
 
     Returns:
         For each run its result, whose provenance names the size of the ensemble, or the exception that ended it alone.
     """
     started = [_Started(run, device) for run in together]
-    epochs, patience = together[0].optimization.epochs, together[0].optimization.patience
-    trained = fit_ensemble(
+    epochs = together[0].optimization.epochs
+    results: list[Result | Exception] = [None] * len(started)
+
+    def done(i: int, outcome: Trained | Exception) -> None:
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            results[i] = started[i].result(outcome)
+            results[i].provenance["ensemble"] = str(len(together))
+            if on_result:
+                on_result(i, results[i])
+        except Exception as error:
+            results[i] = error
+
+    fit_ensemble(
         [each.model for each in started], [each.objective for each in started], [each.train for each in started],
         [run.optimization for run in together], [run.seed for run in together], started[0].frame_epochs,
         [each.frame for each in started], checkpoints,
         progress=progress and (lambda done, loss: progress(done, epochs)),
-        validation=[each.data.validation for each in started] if patience else None,
+        validation=[each.validation for each in started], done=done,
     )  # fmt: skip
-
-    def result(each: _Started, outcome: Trained | Exception) -> Result | Exception:
-        if isinstance(outcome, Exception):
-            return outcome
-        try:
-            found = each.result(outcome)
-        except FloatingPointError as error:
-            return error
-        found.provenance["ensemble"] = str(len(together))
-        return found
-
-    return [result(each, outcome) for each, outcome in zip(started, trained, strict=True)]
+    return results
 
 
 class _Started:
@@ -305,6 +309,7 @@ class _Started:
         self.objective = methods.get(run.method).configure(**run.method_options)
         self.model = self.objective.build(run.network, tuple(self.data.train.shape[1:]), run.seed).to(self.device)
         self.train, self.test = self.data.train.to(self.device), self.data.test.to(self.device)
+        self.validation = self.data.validation if run.optimization.patience else None
         self.frame_epochs = frame_epochs(run.optimization.epochs) if run.keep == "animation" else ()
 
     def frame(self, model: nn.Module) -> torch.Tensor:

@@ -221,7 +221,8 @@ def test_preparation_that_fails_for_one_member_is_its_own_result():
 # ------------------------------------------------------------------------------------------------- along the way
 
 
-def test_frames_and_progress():
+def test_frames_and_progress(monkeypatch):
+    monkeypatch.setattr("nrae_lib.training.loop.PROGRESS_SECONDS", 0)
     members, seen = members_of("nrae_q", Optimization(4, 8)), []
     draw = [lambda model, x=x: model.encoder(x).detach() for x in members["data"]]
     _, expected = plain(members, frame_epochs=(0, 2, 4), draw=draw)
@@ -229,6 +230,7 @@ def test_frames_and_progress():
     for trained, result in zip(expected, found, strict=True):
         torch.testing.assert_close(result.frames, trained.frames, **close)
         assert result.seconds > 0
+    assert [epochs for epochs, _ in seen] == [1, 2, 3]
     assert all(len(loss) == MEMBERS and loss.shape[1] == epochs for epochs, loss in seen)
 
 
@@ -253,7 +255,7 @@ def test_what_all_members_share_is_kept_once():
     assert all(dims.count(0) == 1 for dims in kept) and kept
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 
@@ -366,3 +368,13 @@ def test_large_networks_train_alone_on_a_cpu():
 def test_a_weight_of_zero_is_another_structure():
     runs = [run("cae", seed=seed, contraction_weight=weight) for weight in (0.0, 1.0) for seed in range(5)]
     assert [len(group) for group in groups(runs)] == [5, 5]
+
+
+def test_members_with_and_without_patience_are_what_they_are_alone():
+    members = members_of("ae", Optimization(6, POINTS))
+    members["optimizations"] = [replace(each, patience=2 * (i > 0)) for i, each in enumerate(members["optimizations"])]
+    validation = [None, *(points[:5] for points in members["data"][1:])]
+    through = []
+    found = fit_ensemble(**members, validation=validation, done=lambda i, result: through.append((i, result)))
+    assert found[0].validation == [] and all(len(result.validation) == len(result.loss) for result in found[1:])
+    assert dict(through) == dict(enumerate(found))

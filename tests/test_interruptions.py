@@ -93,7 +93,7 @@ def test_killed_at_fifty_random_moments_equals_uninterrupted(tmp_path):
 DATA = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
 
 
-def train(checkpoint, progress=None, epochs=400):
+def train(checkpoint, progress=None, epochs=150):
     objective = methods.get("nrae_l").objective
     model = objective.build(Network((16,), 1, "elu"), (2,), seed=0)
     trained = fit(model, objective, DATA, Optimization(epochs, 8), 0, checkpoint=checkpoint, progress=progress)
@@ -108,7 +108,7 @@ def test_sigterm_saves_and_ends_with_the_status_of_a_terminated_process(tmp_path
         train(checkpoint, progress=lambda done, loss: os.kill(os.getpid(), signal.SIGTERM))
     assert caught.value.code == 143 and str(checkpoint) in str(caught.value)
     assert signal.getsignal(signal.SIGTERM) == before and not training.stop_event.is_set()
-    assert 0 < checkpoints.load(checkpoint, torch.device("cpu"))["epoch"] < 400
+    assert 0 < checkpoints.load(checkpoint, torch.device("cpu"))["epoch"] < 150
     resumed, rest = train(checkpoint)
     assert torch.equal(resumed, whole) and torch.equal(rest.loss, uninterrupted.loss)
 
@@ -151,6 +151,35 @@ def test_a_process_that_a_scheduler_terminates_leaves_a_checkpoint(tmp_path):
     assert process.wait(60) == 143
     assert checkpoints.load(tmp_path / "state", torch.device("cpu"))["epoch"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+LATE = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_interruptions import train
+train(Path(sys.argv[1]), lambda done, loss: done == 5 and os.kill(os.getpid(), signal.SIGTERM), epochs=5)
+print("went on")
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_after_the_last_step_still_ends_the_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path / "state")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGTERM and "went on" not in done.stdout
+
+
+def test_who_asked_for_a_stop_takes_it_back(tmp_path):
+    training.stop_event.set()
+    try:
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                train(tmp_path / "state")
+            assert training.stop_event.is_set()
+    finally:
+        training.stop_event.clear()
+    train(tmp_path / "state")
 
 
 def test_without_a_checkpoint_sigterm_ends_the_process_at_once():

@@ -9,10 +9,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from nrae_lib import files, methods
+from nrae_lib import ensemble, files, methods
 from nrae_lib.feed import Streamed
 from nrae_lib.methods import Batch, Preparation
 from nrae_lib.models import Network
@@ -413,6 +415,134 @@ def test_an_approximate_graph_comes_with_its_recall():
     train("nrae_l", data=data, epochs=1, graph_progress=lambda *counts: done.append(counts))
     assert exact.recalls == {} and done[-1] == (300, 300)
     assert list(near.recalls) == [5] and 0.9 < near.recalls[5] <= 1
+
+
+def test_large_data_do_not_count_as_an_explosion():
+    _, trained = train("ae", data=DATA * 3e6)
+    assert trained.loss[0] > 1e12
+
+
+def test_a_divergence_is_noticed_before_new_neighbours_are_taken_from_it():
+    with pytest.raises(Diverged, match="no longer finite from epoch"):
+        train("gae", learning_rate=1e30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (dict(validation=torch.full((3, 2), float("nan"))), "the validation data holds NaN"),
+        (dict(validation=torch.zeros(0, 2)), "the validation data is empty"),
+        (dict(validation=torch.zeros(3, 5)), r"like the training points, \(2,\) of torch.float32, not \(5,\)"),
+        (dict(data=DATA.double()), "the model computes in torch.float32, the data is torch.float64"),
+    ],
+)
+def test_data_that_do_not_fit_stop_with_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train("ae", **arguments)
+
+
+@pytest.mark.parametrize("other", [dict(seed=1), dict(batch_size=5), dict(name="nrae_l"), dict(epochs=24)])
+def test_a_checkpoint_of_another_training_is_not_used(other, tmp_path):
+    interrupted(tmp_path / "state")
+    with pytest.warns(UserWarning, match="belongs to another training"):
+        again, _ = train(**other, checkpoint=str(tmp_path / "state"))
+    assert torch.equal(weights(again), weights(train(**other)[0]))
+
+
+def test_progress_ends_with_all_epochs(monkeypatch):
+    seen = []
+    train("ae", progress=lambda done, loss: seen.append((done, len(loss))))
+    assert seen[-1] == (12, 12)
+    errors_as(monkeypatch, [1, 2, 3, 4])
+    train("ae", settings={"patience": 2}, validation=DATA, progress=lambda done, loss: seen.append((done, len(loss))))
+    assert seen[-1] == (3, 3)
+
+
+class Watch(TorchDispatchMode):
+    """Notes copies between devices."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        if function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            source = arguments[function.overloadpacket is torch.ops.aten.copy_]
+            assert source.device == result.device, f"{function} copies from {source.device} to {result.device}"
+        return result
+
+
+@pytest.mark.parametrize("name", methods.CATALOGUE)
+def test_a_step_copies_nothing_from_the_host(name):
+    """On the device "meta", of which nothing is computed: what is made on the CPU must not be sent after."""
+    objective = methods.get(name).objective
+    prepared = objective.prepare(Preparation(torch.randn(70, 3), 2, seed=0))
+    model = objective.build(Network((8,), 2, "elu"), (3,), seed=0)
+    for module in model.modules():
+        for kept in (module._parameters, module._buffers):
+            for key, value in kept.items():
+                if value is not None:
+                    far = torch.empty_like(value, device="meta")
+                    kept[key] = nn.Parameter(far) if isinstance(value, nn.Parameter) else far
+    far = tree_map(lambda value: value.to("meta") if isinstance(value, torch.Tensor) else value, prepared)
+    batch = Batch(model, torch.empty(70, 3, device="meta"), torch.arange(64).to("meta"), None)
+    with Watch():
+        objective.loss(batch, far).backward()
+
+
+class FakeGraph:
+    """A CUDA graph that runs what was captured again, to test on a CPU what surrounds it."""
+
+    def register_generator_state(self, generator):
+        pass
+
+    def replay(self):
+        self.run()
+
+
+@pytest.fixture
+def faked_capture(monkeypatch):
+    from contextlib import nullcontext
+    from types import SimpleNamespace
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    cuda = SimpleNamespace(
+        Stream=lambda device: stream, current_stream=lambda device: stream, stream=lambda s: nullcontext(),
+        device=lambda d: nullcontext(), graph=lambda graph, **rest: nullcontext(), CUDAGraph=FakeGraph,
+    )  # fmt: skip
+    real, replays = steps.torch, []
+
+    class Torch:
+        def __getattr__(self, name):
+            return cuda if name == "cuda" else getattr(real, name)
+
+    class Captured(steps.Captured):
+        def __init__(self, run, *rest):
+            monkeypatch.setattr(FakeGraph, "run", lambda graph: replays.append(None) or run(self.index), raising=False)
+            super().__init__(run, *rest)
+
+    monkeypatch.setattr(steps, "torch", Torch())
+    original = loop.Training.__init__
+
+    def init(self, *arguments):
+        original(self, *arguments)
+        self.capture = self.feed.resident
+
+    monkeypatch.setattr(loop.Training, "__init__", init)
+    for module in (loop, ensemble):
+        monkeypatch.setattr(module, "captured", Captured)
+    return replays
+
+
+@pytest.mark.parametrize("batch_size", [8, 11, 20])
+@pytest.mark.parametrize("name", ["nrae_q", "gae", "eae", "nrwae_l"])
+def test_what_surrounds_a_captured_step_is_the_plain_loop(name, batch_size, faked_capture, tmp_path, monkeypatch):
+    captured_model, trained = train(name, batch_size=batch_size, checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    assert len(faked_capture) > 12
+    state = checkpoints.load(tmp_path / "state", torch.device("cpu"))
+    resumed, rest = train(name, batch_size=batch_size, checkpoint=tmp_path / "state")
+    monkeypatch.undo()
+    plain, expected = train(name, batch_size=batch_size)
+    assert state["epoch"] > 0
+    assert torch.equal(weights(captured_model), weights(plain)) and torch.equal(trained.loss, expected.loss)
+    assert torch.equal(weights(resumed), weights(plain)) and torch.equal(rest.loss, expected.loss)
 
 
 def test_bf16_stays_close_to_float32_and_keeps_weights_and_settings():

@@ -255,7 +255,9 @@ class Isometry(_Penalty):
             covariance = centred.T @ centred / (len(z) - 1)
             # The factor without a check waits for no device; the small diagonal makes it exist for codes on a line, too.
             small = 10 * torch.finfo(z.dtype).eps * covariance.trace() + torch.finfo(z.dtype).tiny
-            factor = torch.linalg.cholesky_ex(covariance + small * torch.eye(z.shape[1]).to(z)).L
+            factor = torch.linalg.cholesky_ex(
+                covariance + small * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+            ).L
             z = z.mean(0) + batch.normal(z) @ factor.T
         elif self.latents == "box":
             low, high = z.min(0).values, z.max(0).values

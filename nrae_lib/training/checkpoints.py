@@ -13,19 +13,36 @@ import torch
 
 from nrae_lib.files import seal, unseal, write_atomically
 
-# Set it, and every training of this process that has a checkpoint saves it and raises Interrupted.
+# Set it, and every training of this process that has a checkpoint saves it and raises Interrupted. Whoever sets it
+# clears it, too.
 stop_event = threading.Event()
+_lock = threading.Lock()
+_trainings = 0  # with a checkpoint, in any thread
+_terminated = False  # whether SIGTERM set the event
 
 
 class Interrupted(SystemExit):
-    """A training saved its state and stopped because it was asked to; exit status 143, as after SIGTERM."""
+    """A training stopped because it was asked to; exit status 143, as after SIGTERM.
 
-    def __init__(self, checkpoint: Path):
+    Attributes:
+        checkpoint: from which it goes on.
+        saved: whether its state could be written there; if not, an older one may be there.
+    """
+
+    def __init__(self, checkpoint: Path, saved: bool = True):
         super().__init__(143)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.saved = checkpoint, saved
 
     def __str__(self) -> str:
-        return f"stopped on request; the training goes on from {self.checkpoint}"
+        if self.saved:
+            return f"stopped on request; the training goes on from {self.checkpoint}"
+        return f"stopped on request; the state could not be written to {self.checkpoint}"
+
+
+def _terminate(*_) -> None:
+    global _terminated
+    _terminated = True
+    stop_event.set()
 
 
 @contextmanager
@@ -33,21 +50,37 @@ def stop_on_sigterm(wanted: bool) -> Iterator[None]:
     """SIGTERM, which schedulers send some time before they kill, sets :data:`stop_event` instead of ending the process.
 
     Only in the main thread, where alone Python lets a handler be set; elsewhere whoever owns the process has to set the
-    event.
+    event. If the signal comes too late for the training to stop, or while it fails, the process ends by it afterwards.
     """
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    global _trainings, _terminated
+    if not wanted:
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop_event.set())
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if main else None
+    interrupted = False
+    with _lock:
+        _trainings += 1
     try:
         yield
+    except Interrupted:
+        interrupted = True
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
-        stop_event.clear()
+        if main:
+            signal.signal(signal.SIGTERM, before)
+        missed = main and _terminated and not interrupted
+        with _lock:
+            _trainings -= 1
+            if _terminated and not _trainings:  # all have stopped, and nobody else asked for it
+                _terminated = False
+                stop_event.clear()
+        if missed:
+            signal.raise_signal(signal.SIGTERM)
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, lists, dicts) to ``path``; a disk that fails is a warning."""
+def save(path: Path, state: dict[str, Any]) -> bool:
+    """Write ``state`` (tensors, numbers, lists, dicts) to ``path``; a disk that fails is a warning and gives False."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     try:
@@ -55,6 +88,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     except OSError as error:
         # A full disk must not end the training that the checkpoint is there to protect.
         warnings.warn(f"checkpoint {path} could not be written: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite, isnan
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ _STEPS_BETWEEN_LOOKS = 1000
 # A loss that grew by this factor beyond its first value (or beyond 1) has exploded even where it is still a number.
 _EXPLODED = 1e12
 _VALIDATION_BLOCK = 4096
+PROGRESS_SECONDS = 0.1
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Trained:
 
     @property
     def best_epoch(self) -> int | None:
-        return 1 + int(np.argmin(self.validation)) if self.validation else None
+        return 1 + int(np.nanargmin(self.validation)) if self.validation else None
 
 
 def fit(
@@ -98,10 +100,11 @@ def fit(
         Interrupted: (a SystemExit) after a request to stop, once the checkpoint is written.
     """
     device = next(model.parameters()).device
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     feed = data if isinstance(data, Feed) else feed_of(data, device)
+    held_out = None if validation is None else feed_of(validation, device)
     try:
         with optimization.numerics(device), stop_on_sigterm(checkpoint is not None):
-            held_out = None if validation is None else feed_of(validation, device)
             training = Training(
                 model, objective, feed, optimization, seed, checkpoint, capture, held_out, approximate_graph,
                 graph_progress,
@@ -110,6 +113,8 @@ def fit(
     finally:
         if feed is not data:
             feed.close()
+        if held_out is not None:
+            held_out.close()
 
 
 class Training:
@@ -120,17 +125,28 @@ class Training:
         graph_progress=None,
     ):  # fmt: skip
         self.model, self.objective, self.feed, self.optimization = model, objective, feed, optimization
+        self.seed = seed
         self.checkpoint, self.capture = checkpoint, capture and feed.device.type == "cuda" and feed.resident
         self.validation: Feed | None = validation
         if optimization.patience and validation is None:
             raise ValueError("patience is a number of rising validation errors: it needs validation data")
         feed.check()
+        if validation is not None:
+            validation.check("validation data")
+            if (validation.shape, validation.dtype) != (feed.shape, feed.dtype):
+                raise ValueError(
+                    f"validation points must be like the training points, {tuple(feed.shape)} of {feed.dtype}, not "
+                    f"{tuple(validation.shape)} of {validation.dtype}"
+                )
+        kind = next(model.parameters()).dtype
+        if kind != feed.dtype:
+            raise ValueError(f"the model computes in {kind}, the data is {feed.dtype}: convert one of them")
         # Convolutions keep this order of their weights' memory, which is the faster one for every network of the papers.
         model.to(memory_format=torch.channels_last)
         count, device = len(feed), feed.device
         objective.check(model, min(optimization.batch_size, count))
         self.bounds = batch_bounds(count, optimization.batch_size)
-        self.share = torch.tensor([(end - start) / count for start, end in self.bounds], device=device)
+        self.share = torch.tensor([(end - start) / count for start, end in self.bounds], dtype=kind, device=device)
         model.eval()  # a look at the shape must not move running statistics
         with torch.no_grad():
             latent_dim = model.encoder(feed.rows(torch.arange(min(2, count), device=device))).shape[1]
@@ -140,13 +156,15 @@ class Training:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.optimizer = adam(model, optimization.learning_rate)
 
-        self.trained = Trained(torch.zeros(optimization.epochs, device=device), recalls=self.preparation.recalls)
+        self.trained = Trained(
+            torch.zeros(optimization.epochs, dtype=kind, device=device), recalls=self.preparation.recalls
+        )
         self.epoch = self.position = 0  # epochs done, steps done in the current one
         self.order: Tensor | None = None  # of the points in the current epoch
         self.best: dict[str, Tensor] | None = None  # weights with the lowest validation error
         # The terms of every step since the host looked last; the row to be written next lives on the device.
         epochs = max(1, min(optimization.epochs, _STEPS_BETWEEN_LOOKS // len(self.bounds)))
-        self.record = torch.zeros(epochs * len(self.bounds), len(objective.computed), device=device)
+        self.record = torch.zeros(epochs * len(self.bounds), len(objective.computed), dtype=kind, device=device)
         self.row = torch.zeros(1, dtype=torch.int64, device=device)
         self.looked = 0  # epochs done when the host looked last
         self.upcoming: Batch | None = None  # the next batch, if what it reads is on its way
@@ -158,14 +176,19 @@ class Training:
     def run(self, frame_epochs, draw, checkpoint_seconds, progress) -> Trained:
         optimization, trained = self.optimization, self.trained
         self._resume()
-        if self.epoch == self.position == 0 and 0 in frame_epochs:
-            trained.frames.append(self._drawn(draw))
         seconds_before, started = trained.seconds, time.perf_counter()
         saved = shown = started
 
         def save_now() -> None:
             trained.seconds = seconds_before + time.perf_counter() - started
-            self._save()
+            written = self._save()
+            if stop_event.is_set():
+                raise Interrupted(self.checkpoint, written)
+
+        if self.checkpoint and stop_event.is_set() and not self.done:
+            save_now()
+        if self.epoch == self.position == 0 and 0 in frame_epochs:
+            trained.frames.append(self._drawn(draw))
 
         while not self.done:
             set_rate(self.optimizer, optimization.rate(self.epoch))
@@ -178,8 +201,6 @@ class Training:
                 if self.checkpoint and (stop_event.is_set() or time.perf_counter() - saved > checkpoint_seconds):
                     save_now()
                     saved = time.perf_counter()
-                    if stop_event.is_set():
-                        raise Interrupted(self.checkpoint)
             self.epoch, self.position, self.order = self.epoch + 1, 0, None
             if self.epoch - self.looked == len(self.record) // len(self.bounds):
                 self._look()
@@ -187,11 +208,13 @@ class Training:
                 self._validate()
             if self.epoch in frame_epochs:
                 trained.frames.append(self._drawn(draw))
-            if progress and (self.epoch == optimization.epochs or time.perf_counter() - shown > 0.1):
+            if progress and not self.done and time.perf_counter() - shown > PROGRESS_SECONDS:
                 self._sum_up()
                 progress(self.epoch, trained.loss[: self.epoch])
                 shown = time.perf_counter()
         self.finish()
+        if progress:
+            progress(self.epoch, trained.loss)
         trained.seconds = seconds_before + time.perf_counter() - started
         return trained
 
@@ -212,10 +235,17 @@ class Training:
         self.model.eval()
         return self.trained
 
-    def _begin_epoch(self) -> None:
+    def refresh(self) -> bool:
+        """Prepare anew what the objective wants to; whether anything changed."""
+        if not self.objective.refreshes:
+            return False
+        self._look()  # what has diverged gives no graph
         before = self.prepared
         self.prepared = self.objective.refresh(self.epoch, self.model, self.preparation, self.prepared)
-        if any(self.prepared[name] is not before[name] for name in before):
+        return any(self.prepared[name] is not before[name] for name in before)
+
+    def _begin_epoch(self) -> None:
+        if self.refresh():
             self.captured = None  # it holds the old ones
         if len(self.bounds) > 1:
             self.order = torch.randperm(len(self.feed), generator=self.generator, device=self.feed.device)
@@ -275,6 +305,10 @@ class Training:
     def _validate(self) -> None:
         errors = self.trained.validation
         errors.append(self._error())
+        if isnan(errors[-1]):
+            self._check()
+            raise Diverged(f"the validation error is not a number after epoch {self.epoch}: lower the learning rate",
+                           self.epoch)  # fmt: skip
         if self.trained.best_epoch == len(errors):
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
 
@@ -308,7 +342,8 @@ class Training:
     def _check(self) -> None:
         steps = len(self.bounds)
         rows = self.record[: (self.epoch - self.looked) * steps + self.position].cpu()
-        largest = _EXPLODED * max(1.0, abs(float(self.trained.loss[0])) if self.looked else 1.0)
+        first = float(self.trained.loss[0] if self.looked else self.record[0].sum())
+        largest = _EXPLODED * max(1.0, abs(first) if isfinite(first) else 0.0)
         bad = ~(rows.abs() < largest)
         where = (
             f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint and self.checkpoint.exists() else ""
@@ -329,16 +364,27 @@ class Training:
 
     # ------------------------------------------------------------ checkpoints
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
         self._check()
         random = self.generator.get_state() if self.generator_before is None else self.generator_before
         rows = (self.epoch - self.looked) * len(self.bounds) + self.position
-        save(self.checkpoint, {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "generator": random,
+        return save(self.checkpoint, {
+            "what": self._what(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "generator": random,
             "trained": vars(self.trained), "epoch": self.epoch, "position": self.position, "order": self.order,
             "best": self.best, "record": self.record[:rows].clone(), "looked": self.looked,
             "prepared": self.prepared if self.objective.refreshes else None, "device": self.generator.device.type,
         })  # fmt: skip
+
+    def _what(self) -> str:
+        """What a checkpoint belongs to."""
+        parts = (
+            self.objective.identity(),
+            self.optimization,
+            self.seed,
+            tuple(self.feed.raw.shape),
+            str(self.feed.dtype),
+        )
+        return repr(parts)
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is a usable one."""
@@ -349,6 +395,8 @@ class Training:
             state = load(self.checkpoint, self.feed.device)
             if state["device"] != self.generator.device.type:
                 raise ValueError(f"it was made on {state['device']}, whose random numbers differ")
+            if state["what"] != self._what():
+                raise ValueError("it belongs to another training")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.record[: len(state["record"])] = state["record"]

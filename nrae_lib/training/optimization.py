@@ -88,22 +88,20 @@ class Optimization:
         them, and CPUs are many times slower there.
         """
         flushed_before = float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0
-        settings = [torch.backends.cuda.matmul, torch.backends.cudnn.conv if _BY_NAME else torch.backends.cudnn]
-        name, wanted = ("fp32_precision", ("ieee", "tf32")) if _BY_NAME else ("allow_tf32", (False, True))
-        before = [getattr(part, name) for part in settings]
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         torch.set_flush_denormal(True)
         try:
             if device.type == "cuda":
-                for part in settings:
-                    setattr(part, name, wanted[self.precision != "float32"])
+                torch.set_float32_matmul_precision("highest" if self.precision == "float32" else "high")
+                torch.backends.cudnn.allow_tf32 = self.precision != "float32"
             else:
                 _keep_large_buffers()
             yield
         finally:
             torch.set_flush_denormal(flushed_before)
             if device.type == "cuda":
-                for part, value in zip(settings, before, strict=True):
-                    setattr(part, name, value)
+                torch.set_float32_matmul_precision(before[0])
+                torch.backends.cudnn.allow_tf32 = before[1]
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context of the forward pass."""
@@ -125,4 +123,3 @@ def _keep_large_buffers() -> None:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_BY_NAME = hasattr(torch.backends.cuda.matmul, "fp32_precision")  # since torch 2.9

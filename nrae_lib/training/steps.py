@@ -94,7 +94,7 @@ class Captured:
         optimizer: torch.optim.Adam,
         generators: list[torch.Generator],
     ):
-        device = state[0].device
+        self.device = device = state[0].device
         self.index = None if shape is None else torch.zeros(shape, dtype=torch.int64, device=device)
         kept = [tensor.detach().clone() for tensor in state]
         moments = {p: {name: value.clone() for name, value in values.items()} for p, values in optimizer.state.items()}
@@ -102,16 +102,22 @@ class Captured:
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         try:
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UP):
-                    state[-1].zero_()
+            with torch.cuda.device(device):  # a capture belongs to the current one
+                with torch.cuda.stream(side):
+                    for _ in range(_WARM_UP):
+                        state[-1].zero_()
+                        run(self.index)
+                torch.cuda.current_stream(device).wait_stream(side)
+                self.graph = torch.cuda.CUDAGraph()
+                for generator in generators:
+                    self.graph.register_generator_state(generator)
+                # Other threads of this process may take memory meanwhile.
+                with torch.cuda.graph(self.graph, stream=side, capture_error_mode="thread_local"):
                     run(self.index)
-            torch.cuda.current_stream(device).wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            for generator in generators:
-                self.graph.register_generator_state(generator)
-            with torch.cuda.graph(self.graph):
-                run(self.index)
+                state[-1].zero_()
+                self.graph.replay()
+                if int(state[-1]) != 1:
+                    raise RuntimeError("a replay of the captured step does nothing")
         finally:  # in place, because the graph holds the addresses
             torch.cuda.current_stream(device).wait_stream(side)
             with torch.no_grad():
@@ -126,7 +132,8 @@ class Captured:
     def __call__(self, index: Tensor | None) -> None:
         if index is not None:
             self.index.copy_(index)
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
 
 
 def captured(*arguments) -> Captured | None:
