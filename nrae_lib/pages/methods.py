@@ -247,12 +247,6 @@ def cost_sentences(catalogue, times):
                     f"{beginning} As PyTorch itself runs it, AE takes {plain:.2f} times the time of this library's; against "
                     f"that they take {linear['ratio'] / plain:.2f} and {quadratic['ratio'] / plain:.2f}."
                 )
-            elif "ae, one pass" in steps:  # measured when it did not
-                sentences.append(
-                    f"{beginning} They run on other kernels than AE, those of ``nrae_lib.taylor``; on the same ones AE itself "
-                    f"takes {steps['ae, one pass']['ratio']:.2f} times its time, and against that they take "
-                    f"{linear['ratio_to_one_pass']:.2f} and {quadratic['ratio_to_one_pass']:.2f}."
-                )
     return (
         " ".join(sentences)
         or "No step times are stored: run ``python benchmarks/all_methods.py --json results/step_time/NAME.json``."
