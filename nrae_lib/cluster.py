@@ -9,6 +9,7 @@ import os
 import platform
 import queue
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -39,6 +40,7 @@ SAVE_SECONDS = 20.0  # how long a worker that is told to end waits for the check
 _LOST_SECONDS = 1.0  # what a dying worker still said may arrive after the news of its death
 _RESULT_SECONDS = 60.0
 _NO_WORKER_SECONDS = 120.0
+_SUBMIT_SECONDS = 10.0  # between two attempts at sbatch
 
 
 def slurm_cluster() -> Any:
@@ -70,6 +72,8 @@ def slurm_cluster() -> Any:
         processes=1,
         python=f"exec {configured('python') or shlex.quote(sys.executable)}",
         job_extra_directives=directives,
+        # SLURM sees to the memory; a worker that Dask pauses would hold its run for ever. The last option counts.
+        worker_extra_args=[*(configured("worker-extra-args") or []), "--memory-limit", "0"],
         job_script_prologue=[
             *(configured("job-script-prologue") or []),
             *(f"export {name}={cores}" for name in _thread_variables(cores)),
@@ -95,14 +99,15 @@ def local_cluster(workers: int) -> Any:
         threads_per_worker=threads,
         processes=True,
         memory_limit=0,  # a share of the memory each would end a run that alone needs more
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # None would open port 8787 all the same
+        scheduler_kwargs={"dashboard": False},
         silence_logs="CRITICAL",
         env=_thread_variables(threads),
     )
 
 
 @contextmanager
-def _connected(workers: int | None, cluster) -> Iterator[tuple["distributed.Client", Any]]:
+def _connected(workers: int, cluster) -> Iterator[tuple["distributed.Client", Any]]:
     """A client, and the cluster behind it if it is our own."""
     import distributed
 
@@ -117,8 +122,17 @@ def _connected(workers: int | None, cluster) -> Iterator[tuple["distributed.Clie
         with client:
             yield client, None
         return
-    with slurm_cluster() if cluster else local_cluster(workers) as own:
-        own.scale(workers or 1)
+    if cluster and not shutil.which("sbatch"):
+        raise ValueError("cluster 'slurm' needs the command sbatch, which is not here: start this on a login node")
+    try:
+        own = slurm_cluster() if cluster else local_cluster(workers)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the processes of the cluster do not start ({error}); a script needs the line "
+            '`if __name__ == "__main__":` above the call of run_all'
+        ) from None
+    with own:
+        own.scale(workers)
         with distributed.Client(own, set_as_default=False) as client:
             yield client, own
 
@@ -131,6 +145,7 @@ def _ends_cleanly() -> Iterator[None]:
         return
 
     def leave(signum, frame):
+        signal.signal(signum, signal.SIG_IGN)  # a second one would cut short what the first began
         raise SystemExit(128 + signum)
 
     before = signal.signal(signal.SIGTERM, leave)
@@ -141,21 +156,25 @@ def _ends_cleanly() -> Iterator[None]:
 
 
 def perform(
-    units: list[tuple[Run, ...]],
+    missing: list[Run],
     store: Store,
     device: str,
-    workers: int | None,
+    workers: int,
     cluster: "str | distributed.Client | None",
     board: Progress,
 ) -> Iterator[Outcome]:
-    """How each run of ``units`` ended, as it ends; arguments as in :func:`nrae_lib.grid.run_all`.
+    """How each of the ``missing`` runs ended, as it ends; arguments as in :func:`nrae_lib.grid.run_all`.
 
     Raises:
         ConnectionError: if no scheduler answers, or it goes away.
-        RuntimeError: if no worker can perform runs.
+        RuntimeError: if no worker can perform runs, or none can be started.
     """
+    if not cluster or cluster == "slurm":
+        workers = min(workers, len(grid._units(missing, device, workers)))
     with _ends_cleanly(), _connected(workers, cluster) as (client, own):
-        yield from _Driver(client, store, device, board, own, workers or 1).outcomes(units)
+        if not own:
+            workers = len(client.nthreads()) or workers
+        yield from _Driver(client, store, device, board, own, workers).outcomes(missing)
 
 
 # ------------------------------------------------------------------------------------------------------- the driver
@@ -196,14 +215,14 @@ class _Driver:
         self.flights: dict[str, _Flight] = {}
         self.queue: deque[tuple[Run, ...]] = deque()
         self.elsewhere: dict[str, Run] = {}
-        self.labels: dict[str, str] = {}
         self.deaths: Counter[str] = Counter()
+        self.died_together: set[tuple[Run, ...]] = set()
         self.interrupted: set[str] = set()
-        self.looked, self.last_alive = 0.0, time.monotonic()
+        self.looked, self.last_alive, self.warned = 0.0, time.monotonic(), False
+        self.refusals, self.submitted = 0, 0.0
 
-    def outcomes(self, units: list[tuple[Run, ...]]) -> Iterator[Outcome]:
-        self.queue.extend(units)
-        self.labels = {run.key: run.label for unit in units for run in unit}
+    def outcomes(self, missing: list[Run]) -> Iterator[Outcome]:
+        self.queue.extend(grid._units(missing, self.device, self.wanted))
         self.folder.mkdir(parents=True, exist_ok=True)
         token = self.folder / f".{self.id}.driver"
         token.touch()
@@ -245,14 +264,40 @@ class _Driver:
             self.workers[address] = _Worker(alive[address])
             self._send(address, (), _greet, str(self.folder), self.id)
         self.board.workers = len(self.workers)
-        if self.own and len(alive) < self.wanted:
-            self.own.scale(self.wanted)  # a job whose time was over is replaced
+        wanted = min(self.wanted, len(self.queue) + sum(bool(flight.unit) for flight in self.flights.values()))
+        if self.own and len(alive) < wanted:
+            self._submit_again(bool(alive), now)
+            self.own.scale(wanted)  # a job whose time was over is replaced
         if alive:
             self.last_alive = now
             if not self.workers and alive.keys() <= self.unusable.keys():
                 raise RuntimeError(f"no worker can perform runs: {next(iter(self.unusable.values()))}")
-        elif self.own and type(self.own).__name__ == "LocalCluster" and now - self.last_alive > _NO_WORKER_SECONDS:
-            raise RuntimeError("the worker processes of this machine do not start")
+        elif now - self.last_alive > _NO_WORKER_SECONDS and not self.warned:
+            if self.own and type(self.own).__name__ == "LocalCluster":
+                raise RuntimeError("the worker processes of this machine do not start")
+            self.warned = True
+            where = (
+                "squeue shows whether the jobs wait, their output files why they ended"
+                if self.own
+                else "start one by `dask worker`"
+            )
+            warnings.warn(f"no worker has come for {_NO_WORKER_SECONDS:.0f} seconds: {where}", stacklevel=2)
+
+    def _submit_again(self, alive: bool, now: float) -> None:
+        """Jobs that SLURM refused are forgotten, so that Dask submits others; for Dask they would count as there."""
+        if self.own.status.name == "failed":
+            raise RuntimeError("the cluster has failed; what is stored is kept, start again")
+        refused = [name for name, job in list(self.own.workers.items()) if getattr(job, "job_id", "") is None]
+        if not refused or now - self.submitted < _SUBMIT_SECONDS:
+            return
+        self.refusals = 0 if alive else self.refusals + 1
+        self.submitted = now
+        if self.refusals >= TRIES:
+            raise RuntimeError(
+                f"sbatch failed {TRIES} times: print(cluster.slurm_cluster().job_script()) shows the script to try"
+            )
+        for name in refused:
+            self.own.workers.pop(name, None)
 
     def _send(self, address: str, unit: tuple[Run, ...], function, *arguments, claims: ExitStack | None = None):
         future = self.client.submit(
@@ -290,7 +335,7 @@ class _Driver:
                 self._send(address, unit, _work, unit, order, claims=claims)
                 for run in unit:
                     self.interrupted.discard(run.key)
-                    self.board.advance(run.label)
+                    self.board.advance(run.key)
 
     def _collect(self) -> Iterator[Outcome]:
         """What workers say and return; waits a moment for the first news."""
@@ -308,7 +353,7 @@ class _Driver:
         if "interrupted" in event:
             self.interrupted.update(event["interrupted"])
         elif any(run.key == event["key"] for flight in self.flights.values() for run in flight.unit):
-            self.board.advance(self.labels[event["key"]], event["done"], event["epochs"])
+            self.board.advance(event["key"], event["done"], event["epochs"])
 
     def _ended(self, address: str, flight: _Flight) -> Iterator[Outcome]:
         import distributed
@@ -338,11 +383,18 @@ class _Driver:
             del self.flights[address]
             for outcome in value:
                 yield from self._told(address, outcome)
+            if left := tuple(outcome.run for outcome in value if outcome.state == "interrupted"):
+                self.queue.appendleft(left)
+                if address in self.workers:
+                    self.workers[address].ready = False  # it is about to leave
 
     def _greeted(self, address: str, greeting: dict) -> None:
         del self.flights[address]
         if greeting["code"] != runs._code():
-            self._refuse(address, f"worker {address} has another state of nrae_lib than this process")
+            reason = f"worker {address} has another state of nrae_lib than this process"
+            if greeting["code"] == runs._code.__wrapped__():  # that of the files now
+                reason += ", which is the older one: start it again"
+            self._refuse(address, reason)
             return
         taken = {worker.slot for worker in self.workers.values() if worker.ready and worker.host == greeting["host"]}
         worker = self.workers[address]
@@ -368,14 +420,10 @@ class _Driver:
                     outcome = Outcome(run, "failed", error=traceback.format_exc())
             yield outcome
             return
-        self.board.drop(run.label)
+        self.board.drop(run.key)
         if outcome.state == "busy":
             self.elsewhere[run.key] = run
             self.board.elsewhere = len(self.elsewhere)
-        else:
-            self.queue.appendleft((run,))
-            if address in self.workers:
-                self.workers[address].ready = False  # it is about to leave
 
     def _lost(self, address: str, how: str, times: int = 1) -> Iterator[Outcome]:
         """A worker has gone in the middle of its unit."""
@@ -386,9 +434,12 @@ class _Driver:
         if not unit:
             self.workers.pop(address, None)  # if it is still there, it is greeted again
         for run in unit:
-            self.board.drop(run.label)
+            self.board.drop(run.key)
         if self.interrupted.intersection(run.key for run in unit):
             self.queue.appendleft(unit)  # it was told to end, and saved: nobody's fault
+        elif len(unit) > 1 and times == 1 and unit not in self.died_together:
+            self.died_together.add(unit)  # together once more: the worker may have died of something else
+            self.queue.append(unit)
         elif len(unit) > 1:
             self.queue.extend((run,) for run in unit)  # to see which of them it was
         elif unit:
@@ -397,11 +448,14 @@ class _Driver:
             if self.deaths[run.key] >= TRIES:
                 yield Outcome(run, "failed", error=f"it killed its worker {self.deaths[run.key]} times")
                 return
-            self.board.note(f"{run.label}: its worker {how} ({self.deaths[run.key]} of {TRIES}); it is tried again")
+            self.board.note(
+                f"{self.board.name(run.key)}: its worker {how} ({self.deaths[run.key]} of {TRIES}); it is tried again"
+            )
             self.queue.append(unit)  # last: if it is to blame, the others come before the damage
 
     def _ask_the_others(self) -> Iterator[Outcome]:
         """Runs that other processes had in hand: read when they are there, taken over when they were dropped."""
+        dropped = []
         for run in list(self.elsewhere.values()):
             with self.store.claim(run, False) as free:
                 if not free:
@@ -411,7 +465,9 @@ class _Driver:
             if result:
                 yield Outcome(run, "done", result)
             else:
-                self.queue.appendleft((run,))
+                dropped.append(run)
+        if dropped:
+            self.queue.extendleft(grid._units(dropped, self.device, self.wanted))
         self.board.elsewhere = len(self.elsewhere)
 
 
@@ -452,6 +508,9 @@ _ONE_RUN = threading.Lock()
 
 def _greet(folder: str, driver: str) -> dict:
     """What the driver must know of a worker that is free."""
+    import distributed
+
+    _never_pause(distributed.get_worker())
     with _ONE_RUN:
         return {
             "host": platform.node(),
@@ -484,7 +543,7 @@ def _work(unit: tuple[Run, ...], order: _Order) -> list[Outcome]:
             if training.stop_event.is_set():
                 raise SystemExit
             torch.set_num_threads(order.threads)
-            return grid.attempt(unit, store, order.device, report, keep=order.folder is not None)
+            return list(grid.attempt(unit, store, order.device, report, keep=order.folder is not None))
         except BaseException:  # one that leaves a thread of Dask's would leave the run in flight for ever
             if not training.stop_event.is_set():
                 return [Outcome(run, "failed", error=traceback.format_exc()) for run in unit]
@@ -492,6 +551,11 @@ def _work(unit: tuple[Run, ...], order: _Order) -> list[Outcome]:
             return [Outcome(run, "interrupted") for run in unit]
         finally:
             torch.set_num_threads(threads)
+
+
+def _never_pause(worker: "distributed.Worker") -> None:
+    """Dask pauses a worker at 80 % of its memory limit until memory is free again: a run would hold it for ever."""
+    worker.memory_manager.memory_pause_fraction = False
 
 
 def _watch(worker: "distributed.Worker") -> None:
@@ -525,6 +589,7 @@ def _watch(worker: "distributed.Worker") -> None:
             signal.signal(signum, self.before[signum])
             os.kill(os.getpid(), signum)
 
+    _never_pause(worker)
     if "nrae_lib" not in worker.plugins:
         adding = worker.plugin_add(plugin=Watch(), name="nrae_lib")
         asyncio.run_coroutine_threadsafe(adding, worker.loop.asyncio_loop).result(SAVE_SECONDS)

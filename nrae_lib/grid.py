@@ -1,11 +1,14 @@
 """Many runs: what is stored is read, what is missing is performed and stored the moment it exists."""
 
 import importlib
+import multiprocessing
+import numbers
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     import pandas
 
 POLL_SECONDS = 1.0
+_LEFTOVER_SECONDS = 24 * 3600.0  # what processes that were killed left behind is as old as this, or still in use
+_SCHEMES = "tcp|tls|ucxx?|wss?|inproc"
 
 
 class RunsFailed(RuntimeError):
@@ -35,7 +40,8 @@ class RunsFailed(RuntimeError):
 
     def __init__(self, failures: dict[Run, str]):
         self.failures = failures
-        lines = [f"{run.label}: {text.strip().splitlines()[-1]}" for run, text in failures.items()]
+        name = names(failures)
+        lines = [f"{name[run.key]}: {text.strip().splitlines()[-1]}" for run, text in failures.items()]
         tracebacks = dict.fromkeys(text.strip() for text in failures.values() if "\n" in text.strip())
         super().__init__(
             "\n\n".join(
@@ -45,6 +51,13 @@ class RunsFailed(RuntimeError):
 
     def __reduce__(self):
         return RunsFailed, (self.failures,)
+
+
+def names(runs: Iterable[Run]) -> dict[str, str]:
+    """Key -> label of each run, with the first digits of the key where two labels are equal."""
+    labels = {run.key: run.label for run in runs}
+    count = Counter(labels.values())
+    return {key: label if count[label] == 1 else f"{label} ({key[:8]})" for key, label in labels.items()}
 
 
 @dataclass
@@ -75,54 +88,93 @@ def run_all(
 
     Each result is stored at once, so a killed process loses at most what it was performing, and of that only what came
     after the last checkpoint. Runs another process has in hand on the same store are left to it, read when they are
-    there, and taken over if it drops them; nothing is computed twice. A run that fails stops no other.
+    there, and taken over if it drops them; nothing is computed twice. The one exception are Dask workers that do not
+    see the store's folder: when the process that calls this is killed, what they were performing is repeated. A run
+    that fails stops no other.
 
     Arguments:
         store: where results are looked up and kept.
         device: see :func:`nrae_lib.runs.perform`. On workers, "auto" and "cuda" give each its own GPU in turn.
         progress: one line for each run in flight, and the time left, see :class:`nrae_lib.progress.Progress`.
-        workers: how many Dask processes on this machine, which share its cores, or how many SLURM jobs; 1 or None: a
-            plain loop in this process.
+        workers: how many Dask processes on this machine, which share its cores, or how many SLURM jobs, at most; 1 or
+            None, or nothing to share out: a plain loop in this process.
         cluster: address of a Dask scheduler ("tcp://host:port") or a ``distributed.Client``, whose workers are all used;
             "slurm" for jobs that dask-jobqueue submits; empty or None for this machine.
 
     Raises:
         RunsFailed: at the end, with every run that raised, or that killed its worker again and again.
         ValueError: for workers, a cluster or a device that cannot be.
+        OSError: if results cannot be kept in the store's folder.
         ImportError: if Dask is needed and not there, naming the extra.
     """
     check_workers(workers)
     check_cluster(cluster)
+    if store.folder.exists() and not store.folder.is_dir():
+        raise NotADirectoryError(f"results cannot be kept in {store.folder}: it is a file, not a folder")
     planned = list(runs)
-    results = {run.key: store.get(run) for run in planned}
-    missing = list({run.key: run for run in planned if results[run.key] is None}.values())
+    unique = {run.key: run for run in planned}
+    results = {key: store.get(run) for key, run in unique.items()}
+    missing = [run for key, run in unique.items() if results[key] is None]
+    _tidy(store, [run for key, run in unique.items() if results[key] is not None])
     failures: dict[Run, str] = {}
     if missing:
-        with Progress(len(missing), progress) as board:
-            if cluster or (workers or 1) > 1:
-                from nrae_lib import cluster as dask_cluster
-
-                outcomes = dask_cluster.perform(
-                    _units(missing, device, workers or 1), store, device, workers, cluster, board
-                )
-            else:
-                outcomes = _loop(_units(missing, device, 1), store, device, board)
-            with closing(outcomes):
-                for outcome in outcomes:
-                    if outcome.state == "done":
-                        results[outcome.run.key] = outcome.result
-                        board.end(outcome.run.label, f"{outcome.result.seconds:.1f} s")
-                    else:
-                        failures[outcome.run] = outcome.error
-                        board.end(outcome.run.label, f"failed ({outcome.error.strip().splitlines()[-1]})")
+        with (
+            Progress(len(missing), progress, names=names(missing)) as board,
+            closing(_outcomes(missing, store, device, int(workers or 1), cluster, board)) as outcomes,
+        ):
+            for outcome in outcomes:
+                if outcome.state == "done":
+                    results[outcome.run.key] = outcome.result
+                    board.end(outcome.run.key, f"{outcome.result.seconds:.1f} s")
+                else:
+                    failures[outcome.run] = outcome.error
+                    board.end(outcome.run.key, f"failed ({outcome.error.strip().splitlines()[-1]})")
     if failures:
         raise RunsFailed(failures)
     return [results[run.key] for run in planned]
 
 
+def _outcomes(missing: list[Run], store: Store, device: str, workers: int, cluster, board) -> Iterator[Outcome]:
+    """How each run ends, wherever it is performed."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker that is being started imports the script, which would start workers of its own.
+        raise SystemExit('a script that calls run_all needs the line `if __name__ == "__main__":` above the call')
+    _check_store(store, missing[0])
+    if not cluster:
+        runs.check_device(device)  # before the planning, whose errors would be less clear
+        units = _units(missing, device, workers)
+        if min(workers, len(units)) == 1:
+            return _loop(units, store, device, board)
+    from nrae_lib import cluster as dask_cluster
+
+    return dask_cluster.perform(missing, store, device, workers, cluster, board)
+
+
+def _check_store(store: Store, run: Run) -> None:
+    """OSError, in one sentence, if nothing can be kept in ``store`` or its file system has no locks."""
+    try:
+        with store.claim(run, False):
+            pass
+    except OSError as error:
+        raise OSError(f"results cannot be kept in {store.folder}: choose a folder that can be written, on a file "
+                      f"system with locks ({error})") from error  # fmt: skip
+
+
+def _tidy(store: Store, found: list[Run]) -> None:
+    """Remove what killed processes left behind; another process, or one without the right to, is no reason to stop."""
+    with suppress(OSError):
+        for run in found:
+            store.checkpoint(run).unlink(missing_ok=True)
+        oldest = time.time() - _LEFTOVER_SECONDS
+        for pattern in (".*.driver", ".*.part"):
+            for path in store.folder.glob(pattern):
+                if path.stat().st_mtime < oldest:
+                    path.unlink(missing_ok=True)
+
+
 def check_workers(workers: int | None) -> None:
     """ValueError, naming what is valid, if ``workers`` is no number of workers; ImportError if they need Dask."""
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, numbers.Integral) or workers < 1):
         raise ValueError(f"workers must be a whole number of at least 1 (1: a plain loop), not {workers!r}")
     if (workers or 1) > 1:
         _require("distributed")
@@ -136,7 +188,8 @@ def check_cluster(cluster: "str | distributed.Client | None") -> None:
         "choose the address of a Dask scheduler (such as tcp://host:8786), a distributed.Client, 'slurm', or nothing for "
         "this machine"
     )
-    if isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(r"\w+://\S+|[^\s:/]+:\d+", cluster):
+    address = rf"({_SCHEMES})://\S+|(\[[\da-fA-F:]+\]|[^\s:/]+):\d+"
+    if isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(address, cluster):
         raise ValueError(f"unknown cluster {cluster!r}: {valid}")
     if cluster == "slurm":
         _require("dask_jobqueue")
@@ -163,27 +216,38 @@ def _units(missing: list[Run], device: str, workers: int) -> list[tuple[Run, ...
 def _train(unit: tuple[Run, ...], store: Store, device: str, report: Callable, keep: bool) -> list[Result | Exception]:
     """Results of runs that train together, each stored at once if ``keep``; an exception where one failed alone."""
     checkpoints = [store.checkpoint(run) for run in unit]
+    ended: dict[int, Result | Exception] = {}
+
+    def end(i: int, result: Result | Exception) -> None:
+        try:
+            if isinstance(result, Result):
+                if keep:
+                    store.put(result)
+                checkpoints[i].unlink(missing_ok=True)
+            ended[i] = result
+        except Exception as error:  # such as a full disk: the others may still fit
+            ended[i] = error
 
     def progress(done: int, epochs: int) -> None:
-        for run in unit:
-            report(run, done, epochs)
+        for i, run in enumerate(unit):
+            if i not in ended:
+                report(run, done, epochs)
 
     if len(unit) == 1:
         results = [runs.perform(unit[0], device, checkpoints[0], progress=progress)]
     else:
-        results = runs.perform_together(unit, device, checkpoints, progress)
-    for result, checkpoint in zip(results, checkpoints, strict=True):
-        if isinstance(result, Result):
-            if keep:
-                store.put(result)
-            checkpoint.unlink(missing_ok=True)
-    return results
+        # Results that are handed over, not stored, go all at once: until then the checkpoints are their only copy.
+        results = runs.perform_together(unit, device, checkpoints, progress, on_result=end if keep else None)
+    for i, result in enumerate(results):
+        if i not in ended:
+            end(i, result)
+    return [ended[i] for i in range(len(unit))]
 
 
 def attempt(
     unit: tuple[Run, ...], store: Store, device: str, report: Callable[[Run, int, int], None], keep: bool = True
-) -> list[Outcome]:
-    """Perform in this process what nobody else has in hand of ``unit``.
+) -> Iterator[Outcome]:
+    """Perform in this process what nobody else has in hand of ``unit``; yields how each of its runs ended.
 
     Arguments:
         unit: runs that train together; if that fails, each is tried alone.
@@ -197,43 +261,46 @@ def attempt(
         outcomes += [Outcome(run, "done", result) for run, result in found.items() if result]
         left = tuple(run for run in mine if not found[run])
         try:
-            results = _train(left, store, device, report, keep) if left else []
-            for run, result in zip(left, results, strict=True):
+            for run, result in zip(left, _train(left, store, device, report, keep) if left else [], strict=True):
                 failed = isinstance(result, Exception)
                 error = "".join(traceback.format_exception(result)) if failed else ""
                 outcomes.append(Outcome(run, "failed", error=error) if failed else Outcome(run, "done", result))
-            return outcomes
+            left = ()
         except Exception:
             if len(left) == 1:
-                return [*outcomes, Outcome(left[0], "failed", error=traceback.format_exc())]
+                outcomes.append(Outcome(left[0], "failed", error=traceback.format_exc()))
+                left = ()
+    yield from outcomes
     for run in left:
-        outcomes += attempt((run,), store, device, report, keep)
-    return outcomes
+        yield from attempt((run,), store, device, report, keep)
 
 
 def _loop(units: list[tuple[Run, ...]], store: Store, device: str, board: Progress) -> Iterator[Outcome]:
     """All units in this process, one after the other."""
-    runs.check_device(device)
 
     def report(run: Run, done: int, epochs: int) -> None:
-        board.advance(run.label, done, epochs)
+        board.advance(run.key, done, epochs)
         board.show()
 
     while units:
-        busy = []
+        left, ended = [], False
         for unit in units:
             for run in unit:
-                board.advance(run.label)
+                board.advance(run.key)
+            busy = []
             for outcome in attempt(unit, store, device, report):
                 if outcome.state == "busy":
-                    board.drop(outcome.run.label)
-                    busy.append((outcome.run,))
+                    board.drop(outcome.run.key)
+                    busy.append(outcome.run)
                 else:
+                    ended = True
                     yield outcome
-        if len(busy) == len(units):
-            time.sleep(POLL_SECONDS)
-        units, board.elsewhere = busy, len(busy)
+            if busy:
+                left.append(tuple(busy))  # still alike: if they are dropped, they train together
+        units, board.elsewhere = left, sum(map(len, left))
         board.show()
+        if not ended:
+            time.sleep(POLL_SECONDS)
 
 
 def stored(runs: Iterable[Run], store: Store) -> list[Result]:

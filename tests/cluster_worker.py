@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 
+import torch
+
 from nrae_lib import cluster, runs, training
 from tests.test_runs import small_result
 
@@ -32,10 +34,10 @@ def perform(run, device="auto", checkpoint=None, progress=None):
 
 
 def acted(run, checkpoint, progress):
-    """Like a training that saves itself at every step; a slow one takes two seconds and more."""
+    """Like a training that saves itself at every step; a slow one takes a second and more."""
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     first = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
-    steps = 2 if run.seed < SLOW else 40 if run.seed < ENDLESS else 10**6
+    steps = 2 if run.seed < SLOW else 20 if run.seed < ENDLESS else 10**6
     for step in range(first, steps):
         if training.stop_event.is_set():
             raise training.Interrupted(checkpoint)
@@ -43,7 +45,7 @@ def acted(run, checkpoint, progress):
         checkpoint.write_text(str(step + 1))
         progress(step + 1, steps)
     result = small_result(run)
-    result.metrics["resumed_at"] = float(first)
+    result.metrics |= {"resumed_at": float(first), "threads": float(torch.get_num_threads())}
     return result
 
 
@@ -52,6 +54,11 @@ def greet_blindly(folder, driver):
     return {**greet(folder, driver), "shares": False}
 
 
+def perform_together(unit, device, checkpoints, progress, **_):
+    """One after the other: what they act does not vectorise."""
+    return [perform(run, device, path, progress) for run, path in zip(unit, checkpoints, strict=True)]
+
+
 def dask_setup(worker):
     """Called by Dask in a worker that preloads this module."""
-    runs.perform = perform
+    runs.perform, runs.perform_together = perform, perform_together

@@ -10,13 +10,15 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nrae_lib import cluster, grid, runs
 from nrae_lib.progress import Progress
 from nrae_lib.runs import Store
-from tests.test_runs import ROOT, RUN
+from tests.test_runs import ROOT, RUN, small_result
 
 distributed = pytest.importorskip("distributed")
 dask_jobqueue = pytest.importorskip("dask_jobqueue")
@@ -62,9 +64,133 @@ def test_workers_of_a_host_share_its_gpus_and_a_new_one_takes_the_place_that_is_
 def test_a_worker_with_another_state_of_the_library_gets_no_work(tmp_path):
     driver = cluster._Driver(None, Store(tmp_path), "auto", Progress(1, False), None, 1)
     driver.workers["a"], driver.flights["a"] = cluster._Worker(1), None
-    with pytest.warns(UserWarning, match="worker a has another state of nrae_lib"):
+    with pytest.warns(UserWarning, match="worker a has another state of nrae_lib than this process; it gets"):
         driver._greeted("a", {"host": "x", "devices": 0, "shares": True, "code": "older"})
     assert not driver.workers and "a" in driver.unusable
+
+
+def test_a_process_whose_files_have_changed_is_told_that_it_is_the_older_one(tmp_path, monkeypatch):
+    now = runs._code()
+    monkeypatch.setattr(runs, "_code", lambda: "older")
+    runs._code.__wrapped__ = lambda: now
+    driver = cluster._Driver(None, Store(tmp_path), "auto", Progress(1, False), None, 1)
+    driver.workers["a"], driver.flights["a"] = cluster._Worker(1), None
+    with pytest.warns(UserWarning, match="which is the older one: start it again"):
+        driver._greeted("a", {"host": "x", "devices": 0, "shares": True, "code": now})
+
+
+@pytest.fixture
+def flying(tmp_path):
+    """A driver, and a unit of two runs that its only worker performs."""
+    unit = tuple(of(0, 1))
+    driver = cluster._Driver(None, Store(tmp_path), "cpu", Progress(2, False), None, 1)
+
+    def fly(value=None):
+        future = SimpleNamespace(result=lambda timeout: value, cancel=lambda: None)
+        driver.workers["a"], driver.flights["a"] = cluster._Worker(1, ready=True), cluster._Flight(future, unit)
+        driver.queue.clear()
+        return driver.flights["a"]
+
+    return driver, unit, fly
+
+
+def test_runs_interrupted_together_train_together_again(flying):
+    driver, unit, fly = flying
+    flight = fly([grid.Outcome(run, "interrupted") for run in unit])
+    assert not list(driver._ended("a", flight))
+    assert list(driver.queue) == [unit] and not driver.workers["a"].ready
+
+
+def test_a_unit_that_lost_its_worker_is_tried_once_more_before_it_is_split(flying):
+    driver, unit, fly = flying
+    for left in ([unit], [(unit[0],), (unit[1],)]):
+        fly()
+        assert not list(driver._lost("a", "died"))
+        assert list(driver.queue) == left
+    assert not driver.deaths
+
+
+@pytest.mark.parametrize(("found", "workers", "sizes"), [(2, 1, [7, 7]), (0, 1, [14]), (20, 1, [1] * 14)])
+def test_units_are_shared_out_among_the_workers_of_a_scheduler(tmp_path, monkeypatch, found, workers, sizes):
+    """However few workers the caller speaks of."""
+    seen = []
+    client = SimpleNamespace(nthreads=lambda: dict.fromkeys(range(found), 1))
+    monkeypatch.setattr(cluster._Driver, "outcomes", lambda self, missing: seen.append(self.wanted) or iter(()))
+    assert not list(cluster.perform(of(*range(14)), Store(tmp_path), "cpu", workers, client, Progress(1, False)))
+    assert [len(unit) for unit in grid._units(of(*range(14)), "cpu", *seen)] == sizes
+
+
+def test_no_more_jobs_are_asked_for_than_there_is_work(tmp_path):
+    asked = []
+    own = SimpleNamespace(scale=asked.append, workers={}, status=SimpleNamespace(name="running"))
+    client = SimpleNamespace(nthreads=dict)
+    driver = cluster._Driver(client, Store(tmp_path), "cpu", Progress(2, False), own, 20)
+    driver.queue.extend((run,) for run in of(0, 1))
+    assert not list(driver._look())
+    assert asked == [2]
+
+
+def test_a_wait_for_workers_is_spoken_of_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_NO_WORKER_SECONDS", -1.0)
+    driver = cluster._Driver(SimpleNamespace(nthreads=dict), Store(tmp_path), "cpu", Progress(2, False), None, 2)
+    with pytest.warns(UserWarning, match="no worker has come") as caught:
+        assert not list(driver._look()) and not list(driver._look())
+    assert len(caught) == 1
+
+
+def test_jobs_that_slurm_refuses_are_submitted_again_and_then_end_the_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_SUBMIT_SECONDS", 0.0)
+    own = SimpleNamespace(workers={}, status=SimpleNamespace(name="running"))
+    driver = cluster._Driver(None, Store(tmp_path), "cpu", Progress(2, False), own, 2)
+    for _ in range(cluster.TRIES - 1):
+        own.workers.update(refused=SimpleNamespace(job_id=None), there=SimpleNamespace(job_id="7"))
+        driver._submit_again(False, time.monotonic())
+        assert own.workers.keys() == {"there"}
+    own.workers.update(refused=SimpleNamespace(job_id=None))
+    with pytest.raises(RuntimeError, match="sbatch failed 3 times"):
+        driver._submit_again(False, time.monotonic())
+
+
+def test_without_sbatch_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="needs the command sbatch"):
+        grid.run_all([RUN], Store(tmp_path), cluster="slurm", progress=False)
+
+
+def test_a_second_sigterm_does_not_cut_the_saving_short():
+    before = signal.getsignal(signal.SIGTERM)
+    with cluster._ends_cleanly():
+        with pytest.raises(SystemExit, match="143"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_worker_that_has_been_greeted_is_never_paused(tmp_path):
+    with (
+        distributed.LocalCluster(
+            1,
+            processes=False,
+            memory_limit="1GB",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+        ) as own,
+        distributed.Client(own, set_as_default=False) as client,
+    ):
+        (worker,) = own.workers.values()
+        assert worker.memory_manager.memory_pause_fraction == 0.8
+        client.submit(cluster._greet, str(tmp_path), "driver").result()
+        manager = worker.memory_manager
+        manager._maybe_pause_or_unpause(worker, 2 * manager.memory_limit)
+        assert worker.status == distributed.Status.running
+
+
+def test_one_unit_needs_no_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "perform", None)
+    monkeypatch.setattr(runs, "perform", lambda run, *_, **__: small_result(run))
+    assert len(grid.run_all([RUN], Store(tmp_path), "cpu", progress=False, workers=np.int64(8))) == 1
 
 
 @pytest.mark.parametrize(
@@ -75,6 +201,7 @@ def test_a_worker_with_another_state_of_the_library_gets_no_work(tmp_path):
         ({"workers": "2"}, "workers must be a whole number"),
         ({"cluster": "slrm"}, "unknown cluster 'slrm': choose the address of a Dask scheduler"),
         ({"cluster": "localhost"}, "unknown cluster 'localhost'"),
+        ({"cluster": "http://host:8786"}, "unknown cluster 'http://host:8786'"),
         ({"cluster": 3}, "a cluster cannot be 3: choose the address"),
     ],
 )
@@ -84,7 +211,9 @@ def test_wrong_workers_and_clusters_stop_with_the_valid_choices(tmp_path, argume
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("value", ["", None, "slurm", "tcp://10.0.0.1:8786", "tls://[::1]:8786", "node-3:8786"])
+@pytest.mark.parametrize(
+    "value", ["", None, "slurm", "tcp://10.0.0.1:8786", "tls://[::1]:8786", "node-3:8786", "[::1]:8786"]
+)
 def test_valid_clusters_pass(value):
     grid.check_cluster(value)
 
@@ -132,6 +261,7 @@ def test_slurm_job_script():
     # exec: the worker is what the signal to the shell reaches.
     assert command.startswith(f"exec {sys.executable} -m distributed.cli.dask_worker {address} ")
     options = dict(re.findall(r"--([\w-]+) ([^\s-]\S*)", command))
+    assert options["memory-limit"] == "0" and command.count("--memory-limit") == 2, "the last one counts"
     assert options["nthreads"] == "3" and "nworkers" not in options and "--nanny" in command
 
 
@@ -162,7 +292,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scheduler(place):
+def running(place):
     """Address of a scheduler with two workers, all started as separate processes."""
     file = Path(place["PERFORMED"]).with_name("scheduler.json")
     common = {"cwd": ROOT, "env": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -172,16 +302,31 @@ def scheduler(place):
     processes += [
         subprocess.Popen([*cli, "distributed.cli.dask_worker", *at, "--nthreads", "1"], **common) for _ in range(2)
     ]
-    yield wait_for(lambda: file.exists() and json.loads(file.read_text() or "{}").get("address"))
-    for process in processes:
-        process.terminate()
-    for process in processes:
+    address = wait_for(lambda: file.exists() and json.loads(file.read_text() or "{}").get("address"))
+    with distributed.Client(address, set_as_default=False) as client:
+        yield address, client
+    for process in processes[1:]:
+        process.terminate()  # a nanny takes its worker along
+    for process in processes[1:]:
         process.wait(30)
+    processes[0].kill()
+    processes[0].wait()
 
 
-def wait_for(condition, seconds=90):
+@pytest.fixture
+def scheduler(running):
+    """Its address, once both workers are there (again)."""
+    address, client = running
+    wait_for(lambda: len(client.nthreads()) == 2)
+    return address
+
+
+def wait_for(condition, driver=None, seconds=90):
+    """What ``condition`` gives in the end; fails at once if the driver, which should bring it about, has ended."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
+        if driver and driver.poll() is not None:
+            pytest.fail(f"the driver has ended: {driver.communicate()[1]}")
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
     return value
@@ -236,7 +381,7 @@ def quick(monkeypatch):
 
 @pytest.mark.slow
 def test_poisoned_runs_are_reported_and_harm_no_other(scheduler, place, tmp_path, quick, capsys):
-    seeds = (0, DIES, RAISES, SHORT, 1, LEAVES, SHORT + 1)
+    seeds = (0, DIES, RAISES, SHORT, LEAVES, SHORT + 1)
     store = Store(tmp_path / "store")
     with pytest.raises(grid.RunsFailed) as caught:
         grid.run_all(of(*seeds), store, "cpu", cluster=scheduler)
@@ -245,43 +390,34 @@ def test_poisoned_runs_are_reported_and_harm_no_other(scheduler, place, tmp_path
     assert failures[DIES] == "it killed its worker 2 times"
     assert "Traceback" in failures[RAISES] and failures[RAISES].endswith("RuntimeError: poison\n")
     assert f"seed {RAISES}: RuntimeError: poison" in str(caught.value) and "in perform" in str(caught.value)
-    done = {run.seed: store.get(run) for run in of(0, 1, SHORT, SHORT + 1)}
+    done = {run.seed: store.get(run) for run in of(0, SHORT, SHORT + 1)}
     assert None not in done.values()
     counts = Counter(seed for seed, _ in attempts(place))
     assert counts.pop(DIES) == 2
-    assert counts[0] == counts[1] == counts[SHORT] == counts[SHORT + 1] == counts[RAISES] == counts[LEAVES] == 1
-    for plain in grid.run_all(of(0, 1), Store(tmp_path / "plain"), "cpu", progress=False):
-        assert done[plain.run.seed].metrics == plain.metrics
+    assert counts[0] == counts[SHORT] == counts[SHORT + 1] == counts[RAISES] == counts[LEAVES] == 1
+    (plain,) = grid.run_all(of(0), Store(tmp_path / "plain"), "cpu", progress=False)
+    assert done[0].metrics == plain.metrics
     lines = capsys.readouterr().err
-    assert f"[7/7] {RUN.label[:-1]}" in lines and "its worker died (1 of 2); it is tried again" in lines
+    assert f"[6/6] {RUN.label[:-1]}" in lines and "its worker died (1 of 2); it is tried again" in lines
 
 
 @pytest.mark.slow
-def test_a_worker_killed_or_told_to_end_costs_nothing_but_time(scheduler, place, tmp_path, start_driver):
-    """SIGKILL: resumed from the checkpoint. SIGTERM: the run saves itself, and no worker was killed by it."""
-    driver = start_driver(tmp_path, (SLOW, SLOW + 1), cluster=scheduler)
-    pids = wait_for(lambda: (now := dict(attempts(place))).keys() >= {SLOW, SLOW + 1} and now)
+def test_killed_workers_and_drivers_cost_nothing_but_time(scheduler, place, tmp_path, start_driver):
+    """One worker gets SIGKILL, the other SIGTERM; then the driver is killed, and two more come at once."""
+    seeds = (SLOW, SLOW + 1, SHORT + 2, SHORT + 3, SHORT + 4, SHORT + 8)
+    first = start_driver(tmp_path, seeds, cluster=scheduler)
+    pids = wait_for(lambda: (now := dict(attempts(place))).keys() >= {SLOW, SLOW + 1} and now, first)
     checkpoints = {run.seed: Store(tmp_path).checkpoint(run) for run in of(SLOW, SLOW + 1)}
-    wait_for(lambda: all(path.exists() and path.read_text() > "1" for path in checkpoints.values()))
+    wait_for(lambda: all(path.exists() and path.read_text() > "1" for path in checkpoints.values()), first)
     os.kill(pids[SLOW], signal.SIGKILL)
     os.kill(pids[SLOW + 1], signal.SIGTERM)
-    output, errors = driver.communicate(timeout=120)
-    assert driver.returncode == 0, errors
-    assert all(metrics["resumed_at"] > 0 for metrics in json.loads(output))
-    counts = Counter(seed for seed, _ in attempts(place))
-    assert counts[SLOW] == counts[SLOW + 1] == 2
-    assert f"seed {SLOW}: its worker" in errors and f"seed {SLOW + 1}: its worker" not in errors
-    wait_for(lambda: all(not Path(f"/proc/{pid}").exists() for pid in pids.values()))
-
-
-@pytest.mark.slow
-def test_a_killed_driver_and_two_drivers_do_nothing_twice(scheduler, place, tmp_path, start_driver):
-    seeds = (SLOW + 2, SLOW + 3, SHORT + 2, SHORT + 3, SHORT + 4, 3)
-    first = start_driver(tmp_path, seeds, cluster=scheduler)
-    wait_for(lambda: {SLOW + 2, SLOW + 3} <= dict(attempts(place)).keys())
+    again = {SLOW: 2, SLOW + 1: 2}
+    wait_for(lambda: again.items() <= Counter(seed for seed, _ in attempts(place)).items(), first)
+    wait_for(lambda: not any(Path(f"/proc/{pids[seed]}").exists() for seed in again))
     first.kill()
-    first.communicate()
-    # The workers are still at the dead driver's runs when the next two come.
+    _, errors = first.communicate()
+    assert f"seed {SLOW}: its worker" in errors and f"seed {SLOW + 1}: its worker" not in errors
+    # A worker may still be at the dead driver's runs when the next two come.
     drivers = [start_driver(tmp_path, seeds[::order], cluster=scheduler) for order in (1, -1)]
     outputs = []
     for driver in drivers:
@@ -289,8 +425,9 @@ def test_a_killed_driver_and_two_drivers_do_nothing_twice(scheduler, place, tmp_
         assert driver.returncode == 0, errors
         outputs.append(json.loads(output))
     assert outputs[0] == outputs[1][::-1]
+    assert all(metrics["resumed_at"] > 0 for metrics in outputs[0][:2])
     counts = Counter(seed for seed, _ in attempts(place))
-    assert all(counts[seed] == 1 for seed in seeds), counts
+    assert {seed: counts[seed] for seed in seeds} == {**dict.fromkeys(seeds, 1), **again}
 
 
 @pytest.mark.slow
@@ -301,7 +438,7 @@ def test_a_worker_that_does_not_see_the_store_hands_its_result_over(scheduler, p
     store, (busy, free, real) = Store(tmp_path), of(SHORT + 5, SHORT + 6, 4)
     with distributed.Client(scheduler, set_as_default=False) as client:
         with store.claim(busy, False):
-            outcomes = cluster.perform([(busy,), (free,), (real,)], store, "cpu", None, client, Progress(3, False))
+            outcomes = cluster.perform([busy, free, real], store, "cpu", 1, client, Progress(3, False))
             seen = {(one := next(outcomes)).run.seed: one for _ in range(2)}
             assert seen.keys() == {free.seed, real.seed}, "another process has the claim"
             assert store.get(free) is not None and store.get(real).metrics == seen[real.seed].result.metrics
@@ -313,20 +450,17 @@ def test_a_worker_that_does_not_see_the_store_hands_its_result_over(scheduler, p
 @pytest.mark.slow
 def test_local_workers_divide_the_threads_and_save_when_the_driver_is_told_to_end(place, tmp_path, start_driver):
     store = Store(tmp_path)
-    driver = start_driver(tmp_path, (5, ENDLESS, ENDLESS + 1), workers=2)
+    driver = start_driver(tmp_path, (SHORT + 9, ENDLESS, ENDLESS + 1), workers=2)
     checkpoint = store.checkpoint(*of(ENDLESS))
-    wait_for(lambda: store.get(*of(5)) and checkpoint.exists())
+    wait_for(lambda: store.get(*of(SHORT + 9)) and checkpoint.exists(), driver)
     driver.terminate()
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 143, errors
     assert int(checkpoint.read_text()) > 0
-    workers = {pid for seed, pid in attempts(place) if seed in (5, ENDLESS, ENDLESS + 1)}
+    workers = {pid for seed, pid in attempts(place) if seed in (SHORT + 9, ENDLESS, ENDLESS + 1)}
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
     assert driver.pid not in workers and len(workers) == 2
-    result = store.get(*of(5))
-    assert result.provenance["threads"] == "1"
-    (plain,) = grid.run_all(of(5), Store(tmp_path / "plain"), "cpu", progress=False)
-    assert result.metrics == plain.metrics
+    assert store.get(*of(SHORT + 9)).metrics["threads"] == 1
 
 
 @pytest.mark.slow
@@ -351,15 +485,15 @@ def test_slurm_jobs_run_and_one_whose_time_is_over_is_replaced(place, tmp_path, 
         **{f"DASK_JOBQUEUE__SLURM__{name}": value for name, value in settings.items()},
     }
     store = Store(tmp_path / "store")
-    driver = start_driver(store.folder, (SLOW + 6, SHORT + 7), environment, cluster="slurm", workers=1)
+    driver = start_driver(store.folder, (SLOW + 6,), environment, cluster="slurm", workers=1)
     checkpoint = store.checkpoint(*of(SLOW + 6))
-    wait_for(lambda: checkpoint.exists() and checkpoint.read_text() > "1")
+    wait_for(lambda: checkpoint.exists() and checkpoint.read_text() > "1", driver)
     job = int((tmp_path / "jobs").read_text())
     os.kill(job, signal.SIGTERM)  # as SLURM signals the batch shell alone
     output, errors = driver.communicate(timeout=120)
     assert driver.returncode == 0, errors
-    slow, short = json.loads(output)
-    assert slow["resumed_at"] > 0 and short["resumed_at"] == 0
+    (slow,) = json.loads(output)
+    assert slow["resumed_at"] > 0
     assert "its worker" not in errors, "it left, it was not killed"
     jobs = [int(line) for line in (tmp_path / "jobs").read_text().split()]
     assert len(jobs) == 2

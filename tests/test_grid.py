@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from nrae_lib import grid, progress, runs
+from nrae_lib import grid, progress, runs, training
 from nrae_lib.models import Network
 from nrae_lib.progress import Progress
 from nrae_lib.runs import Store
@@ -146,9 +147,120 @@ def test_a_run_in_other_hands_is_waited_for_and_taken_over_when_dropped(tmp_path
     assert performed == [1] and results[0].metrics == {"test_mse": 0.125}
 
 
-def test_a_wrong_device_stops_before_the_first_run(tmp_path):
+def rates(*values):
+    """Runs that train together, by their learning rates."""
+    return [replace(RUN, optimization=Optimization(3, 50, learning_rate=value)) for value in values]
+
+
+def test_an_ensemble_stores_each_member_and_reports_the_one_that_explodes(tmp_path, monkeypatch, capsys):
+    stored, put = [], Store.put
+
+    def counted(self, result):
+        stored.append(result.run.key)
+        put(self, result)
+
+    monkeypatch.setattr(Store, "put", counted)
+    store, planned = Store(tmp_path), rates(1e-3, 2e-3, 1e30, 3e-3, 4e-3, 5e-3)
+    with pytest.raises(grid.RunsFailed, match="no longer finite") as caught:
+        grid.run_all(planned, store, "cpu")
+    exploded = planned.pop(2)
+    assert list(caught.value.failures) == [exploded]
+    assert [result.provenance["ensemble"] for result in grid.stored(planned, store)] == ["6"] * 5
+    assert stored == [run.key for run in planned], "each once"
+    assert not list(tmp_path.glob("*.checkpoint")) and not list(tmp_path.glob(".*.part"))
+    # All labels are equal: they say which run is meant.
+    assert f"({exploded.key[:8]}): failed" in capsys.readouterr().err
+
+
+def test_an_ensemble_told_to_end_goes_on_together_from_its_checkpoints(tmp_path, monkeypatch):
+    planned = rates(1e-3, 2e-3, 3e-3, 4e-3, 5e-3)
+    plain = grid.run_all(planned, Store(tmp_path / "plain"), "cpu", progress=False)
+    store, units, advance = Store(tmp_path / "ended"), [], Progress.advance
+
+    def told(self, key, done=0, epochs=0):
+        advance(self, key, done, epochs)
+        if done:
+            training.stop_event.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "advance", told)
+        patched.setattr(training.loop, "PROGRESS_SECONDS", -1.0)
+        with pytest.raises(training.Interrupted):
+            grid.run_all(planned, store, "cpu", progress=False)
+    training.stop_event.clear()
+    assert all(store.checkpoint(run).exists() for run in planned) and not grid.stored(planned, store)
+    train = grid._train
+    monkeypatch.setattr(grid, "_train", lambda unit, *rest: units.append(len(unit)) or train(unit, *rest))
+    again = grid.run_all(planned, store, "cpu", progress=False)
+    assert units == [5]
+    assert [result.metrics for result in again] == [result.metrics for result in plain]
+
+
+def test_a_member_that_cannot_be_stored_costs_no_other(tmp_path, monkeypatch):
+    planned, put = rates(1e-3, 2e-3, 3e-3, 4e-3, 5e-3), Store.put
+
+    def full(self, result):
+        if result.run == planned[1]:
+            raise OSError("disk full")
+        put(self, result)
+
+    monkeypatch.setattr(Store, "put", full)
+    with pytest.raises(grid.RunsFailed, match="disk full") as caught:
+        grid.run_all(planned, Store(tmp_path), "cpu", progress=False)
+    assert list(caught.value.failures) == [planned[1]]
+    assert len(grid.stored(planned, Store(tmp_path))) == 4
+
+
+def test_runs_that_cannot_even_be_planned_stop_no_other(tmp_path):
+    impossible = [replace(RUN, seed=seed, data_options={"n_train": 0}) for seed in range(5)]
+    with pytest.raises(grid.RunsFailed) as caught:
+        grid.run_all([*impossible, RUN], Store(tmp_path), "cpu", progress=False)
+    assert list(caught.value.failures) == impossible
+    assert Store(tmp_path).get(RUN) is not None
+
+
+def test_busy_members_of_an_ensemble_stay_together(tmp_path, monkeypatch):
+    store, units, hands = Store(tmp_path), [], ExitStack()
+    for run in RUNS[:2]:
+        hands.enter_context(store.claim(run, False))
+
+    def train(unit, *_):
+        units.append([run.seed for run in unit])
+        for run in unit:
+            store.put(small_result(run))
+        return [small_result(run) for run in unit]
+
+    monkeypatch.setattr(grid, "_train", train)
+    monkeypatch.setattr(grid, "_units", lambda missing, device, workers: [tuple(missing)])
+    monkeypatch.setattr(grid.time, "sleep", lambda seconds: hands.close())
+    grid.run_all(RUNS, store, "cpu", progress=False)
+    assert units == [[2, 3], [0, 1]]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr(runs, "perform", lambda run, *_, **__: small_result(run))
+    grid.run_all(RUNS[:1], store, "cpu", progress=False)
+    store.checkpoint(RUNS[0]).touch()
+    names = [".a.driver", ".b.driver", f".{RUN.key}.npz.x.part"]
+    for name in names:
+        (tmp_path / name).touch()
+    for name in names[1:]:
+        os.utime(tmp_path / name, (0, 0))
+    grid.run_all(RUNS[:1], store, "cpu", progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {".a.driver", f".{RUN.key}.lock", f"{RUN.key}.npz"}
+
+
+def test_a_folder_that_cannot_keep_results_stops_before_the_first_run(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"results cannot be kept in \S+file"):
+        grid.run_all(RUNS, Store(tmp_path / "file"), "cpu", progress=False)
+
+
+@pytest.mark.parametrize("alike", [1, 5])
+def test_a_wrong_device_stops_before_the_first_run(tmp_path, alike):
     with pytest.raises(ValueError, match="device 'tpu' cannot be used"):
-        grid.run_all(RUNS, Store(tmp_path), "tpu")
+        grid.run_all([replace(RUN, seed=seed) for seed in range(alike)], Store(tmp_path), "tpu")
 
 
 class Terminal(io.StringIO):
@@ -260,6 +372,42 @@ def test_a_notebook_has_one_display_that_is_emptied_at_the_end(clock, monkeypatc
     assert shown[-1] == {"text/plain": "", "text/html": ""}
 
 
+def test_a_notebook_keeps_the_last_few_that_ended(clock, monkeypatch):
+    shown = notebook_progress(monkeypatch, ["1 + 1"])
+    board = Progress(9, names={"key7": "run 7"})
+    for number in range(8):
+        board.end(f"key{number}", "1 s")
+    clock[0] = 1.0
+    board.show()
+    lines = shown[-1]["text/plain"].splitlines()
+    assert [line[:5] for line in lines[:5]] == [f"[{number}/9]" for number in range(4, 9)]
+    assert lines[4].startswith("[8/9] run 7: 1 s") and lines[5].startswith("8 of 9 runs done") and len(lines) == 6
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_stream_that_breaks_turns_the_display_off(clock, terminal):
+    class Broken(io.StringIO):
+        writes = 0
+
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            self.writes += 1
+            raise BrokenPipeError
+
+    stream = Broken()
+    with Progress(3, stream=stream) as board:
+        board.advance("a", 1, 10)
+        clock[0] = 60.0
+        board.show()
+        clock[0] = 120.0
+        board.show()
+        board.end("a", "1 s")
+        board.note("more")
+    assert stream.writes == 1 and board.ended == 1
+
+
 def test_papermill_gets_a_log(clock, monkeypatch):
     shown, stream = notebook_progress(monkeypatch, ["", "# Parameters\npreset = 'smoke'"]), io.StringIO()
     Progress(1, stream=stream).end("a", "1 s")
@@ -324,7 +472,7 @@ def test_killed_again_and_again_and_resumed_equals_uninterrupted(tmp_path):
         )
         checkpoint = store.checkpoint(LONG)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while driver.poll() is None and kills < 4:
+        while driver.poll() is None and kills < 2:
             if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
                 driver.send_signal(signal.SIGKILL)
                 kills += 1
