@@ -258,7 +258,7 @@ def perform_together(
     device: str = "auto",
     checkpoints: list[Path] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    on_result: Callable[[int, Result], None] | None = None,
+    on_result: Callable[[int, Result | Exception], None] | None = None,
 ) -> list[Result | Exception]:
     """Train runs in one vectorised model (:func:`nrae_lib.ensemble.fit_ensemble`) and measure each.
 
@@ -266,7 +266,7 @@ def perform_together(
         together: runs that an ensemble allows, see :func:`nrae_lib.ensemble.groups`.
         device, progress: see :func:`perform`.
         checkpoints: one file for each run; :func:`perform` can go on from it, too.
-        on_result: called with a run's number and its result the moment it is through.
+        on_result: called with a run's number and what became of it the moment it is through.
 
     Returns:
         For each run its result, whose provenance names the size of the ensemble, or the exception that ended it alone.
@@ -281,10 +281,10 @@ def perform_together(
                 raise outcome
             results[i] = started[i].result(outcome)
             results[i].provenance["ensemble"] = str(len(together))
-            if on_result:
-                on_result(i, results[i])
         except Exception as error:
             results[i] = error
+        if on_result:
+            on_result(i, results[i])
 
     fit_ensemble(
         [each.model for each in started], [each.objective for each in started], [each.train for each in started],

@@ -458,7 +458,7 @@ def test_local_workers_divide_the_threads_and_save_when_the_driver_is_told_to_en
     assert driver.returncode == 143, errors
     assert int(checkpoint.read_text()) > 0
     workers = {pid for seed, pid in attempts(place) if seed in (SHORT + 9, ENDLESS, ENDLESS + 1)}
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=20)
     assert driver.pid not in workers and len(workers) == 2
     assert store.get(*of(SHORT + 9)).metrics["threads"] == 1
 
@@ -497,4 +497,4 @@ def test_slurm_jobs_run_and_one_whose_time_is_over_is_replaced(place, tmp_path, 
     assert "its worker" not in errors, "it left, it was not killed"
     jobs = [int(line) for line in (tmp_path / "jobs").read_text().split()]
     assert len(jobs) == 2
-    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in jobs), 30)
+    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in jobs), seconds=30)
