@@ -55,6 +55,7 @@ class Together:
         if self.ensemble:
             if not self.ensemble.maps():
                 raise RuntimeError(f"{method} cannot be vectorised")
+            self.ensemble.clock = time.perf_counter()  # as its own loop does
             self.ensemble.join()
             self.ensemble.set_rates()
         self.device = device

@@ -239,3 +239,8 @@ def test_on_a_gpu_steps_and_products_are_captured():
     assert products.turn() > 0 and products.again != products._run
     rates = machine.matmul_rates("cuda", 2, square=512)
     assert rates["peak"].keys() == {"float32", "tf32", "bf16"} and "all_cores" not in rates
+
+
+def test_the_benchmark_of_ensembles_takes_steps():
+    found = machine.benchmark("ensembles").measure("nrae_l", "2-32-1, B 50", [2], 1, torch.device("cpu"))
+    assert found["parameters"] > 0 and found["milliseconds"] > 0 and found[2 if 2 in found else "2"] > 0
