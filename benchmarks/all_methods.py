@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from step_time import finish, parser, table
 
-from nrae_lib import timing
+from nrae_lib import runs, timing
 
 
 def main() -> None:
     arguments = parser(__doc__, rounds=8)
     arguments.add_argument("--points", type=int, default=500, help="of the preparation (default: %(default)s)")
     given = arguments.parse_args()
-    device = timing.find_device(given.device)
+    device = runs.find_device(given.device)
     measured = timing.measure_methods(given.rounds, device, preparation_points=given.points)
     measured["jacobians"] = timing.measure_jacobians(given.rounds, device)
     parts = {**measured["networks"], measured["jacobians"]["network"]: measured["jacobians"]}

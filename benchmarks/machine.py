@@ -14,7 +14,7 @@ import torch
 from step_time import finish, parser, table
 from torch import nn
 
-from nrae_lib import machine, timing
+from nrae_lib import machine, runs, timing
 from nrae_lib.files import write_atomically
 from nrae_lib.methods import Point
 
@@ -48,7 +48,7 @@ def main() -> None:
     arguments.add_argument("--convolution-batch", type=int, default=16, help="(default: %(default)s)")
     arguments.add_argument("--compile", action="store_true", help="measure torch.compile only")
     given = arguments.parse_args()
-    device = timing.find_device(given.device)
+    device = runs.find_device(given.device)
     if given.compile:
         print(table("AE", compiled(device, given.rounds)))
         return

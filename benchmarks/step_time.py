@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nrae_lib import reported, timing
+from nrae_lib import reported, runs, timing
 
 PAPER = {value.method: value.value for value in reported.values("nrae", "supp_table1", "mnist")}
 
@@ -61,7 +61,7 @@ def main() -> None:
         "--threads", type=int, default=1, help="more than 1 counts time by the wall: the machine must be idle"
     )
     given = arguments.parse_args()
-    device = timing.find_device(given.device)
+    device = runs.find_device(given.device)
     for network, features, batch_size in timing.NETWORKS.values():
         timing.check_formulations(network, features, batch_size)
     measured = timing.measure_methods(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from step_time import finish, parser, table
 
-from nrae_lib import machine, timing
+from nrae_lib import machine, runs, timing
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     arguments.add_argument("--epochs", type=int, default=machine.RELEASED_EPOCHS, help="(default: %(default)s)")
     arguments.add_argument("--chunk", type=int, default=100, help="epochs of a turn (default: %(default)s)")
     given = arguments.parse_args()
-    device = timing.find_device(given.device)
+    device = runs.find_device(given.device)
     whole = machine.whole_run(device, given.epochs, given.chunk)
     rows = {
         f"{sum(whole['epochs'][: place + 1])} epochs": {"fit, s": ours, "loop, s": theirs, "loop / fit": theirs / ours}

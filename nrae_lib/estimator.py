@@ -23,7 +23,7 @@ import nrae_lib
 from nrae_lib import methods
 from nrae_lib.files import write_atomically
 from nrae_lib.models import Autoencoder, Circular, Network
-from nrae_lib.runs import check_device
+from nrae_lib.runs import find_device
 from nrae_lib.training import Optimization, fit
 
 _FORMAT = 1  # of saved files; raise it when an older version of this module could not read them
@@ -188,9 +188,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return {"method": self.method, "options": options, "network": asdict(network), "data_shape": shape}
 
     def _device(self) -> str:
-        device = str(self.device)
-        check_device(device)
-        return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        return find_device(str(self.device))
 
     # ------------------------------------------------------------- the mappings
 

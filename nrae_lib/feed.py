@@ -6,8 +6,7 @@ float32 in [0, 1] on the device, per batch.
 
 A :class:`Streamed` feed reads in a thread of its own, while the step before computes. Rows are read in the order of
 the file, each once however often it was asked for, and the kernel is told all of them before the first is read, so
-that the disk serves many at a time (measured on a virtual machine: 8 times faster than touching one row after the
-other). What was read does not stay in memory: a file larger than the memory works.
+that the disk serves many at a time. What was read does not stay in memory: a file larger than the memory works.
 """
 
 from __future__ import annotations

@@ -430,8 +430,8 @@ def approximate_knn_graph(
 ) -> tuple[Tensor, float]:
     """An approximate neighbour graph by nearest neighbour descent, with its recall measured.
 
-    On one thread of a CPU 13 times as fast as :func:`knn_graph` for MNIST's 60,000 images with k = 15, at a recall of
-    0.99 (benchmarks/neighbors.py); the recall falls with the intrinsic dimension of the data.
+    Many times as fast as :func:`knn_graph` for MNIST's 60,000 images, at a recall of 0.99 (benchmarks/neighbors.py measures
+    both); the recall falls with the intrinsic dimension of the data.
 
     Arguments:
         points: (N, ...) on the host; copied to float32.

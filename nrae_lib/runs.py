@@ -300,9 +300,7 @@ class _Started:
     """A run with everything made that its training needs."""
 
     def __init__(self, run: Run, device: str):
-        check_device(device)
-        self.run = run
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.run, self.device = run, find_device(device)
         if self.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(self.device)
         self.data = datasets.make(run.data, run.seed, **run.data_options)
@@ -345,6 +343,16 @@ def check_device(device: str) -> None:
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         there = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu (there is no CUDA device here)"
         raise ValueError(f"device {device!r} cannot be used: choose {there}") from error
+
+
+def find_device(device: str) -> str:
+    """``device`` itself, or for "auto" the GPU if there is one.
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
+    check_device(device)
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def frame_epochs(epochs: int) -> tuple[int, ...]:

@@ -439,16 +439,6 @@ def everything() -> dict[str, Contender]:
 # ----------------------------------------------------------------------------------------------- whole measurements
 
 
-def find_device(device: str) -> str:
-    """``device`` itself, or for "auto" the GPU if there is one.
-
-    Raises:
-        ValueError: for a device that this machine does not have.
-    """
-    runs.check_device(device)
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def provenance(device: str, rounds: int) -> dict:
     """Device, versions, threads, commit, date, kind of clock and number of rounds."""
     return {

@@ -291,8 +291,8 @@ def test_one_file_per_device(tmp_path, monkeypatch):
 
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="device 'tpu' cannot be used"):
-        timing.find_device("tpu")
-    assert timing.find_device("cpu") == "cpu"
+        runs.find_device("tpu")
+    assert runs.find_device("cpu") == "cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

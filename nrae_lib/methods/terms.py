@@ -12,8 +12,8 @@ from nrae_lib.feed import Feed, feed_of
 from nrae_lib.graph import approximate_knn_graph, cached_knn_graph, rows_per_block, sample_neighbors
 from nrae_lib.taylor import taylor
 
-# From this many points on, the one-pass kernels beat PyTorch's own on the CPU for all networks of the papers
-# (benchmarks/step_time.py); with fewer, what they have to prepare costs more than they gain.
+# From about this many points on, the one-pass kernels beat PyTorch's own on the CPU; with fewer, what they have to
+# prepare costs more than they gain. benchmarks/step_time.py compares both, with 100 points and with 32.
 _ONE_PASS_POINTS = 64
 
 

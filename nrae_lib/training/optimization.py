@@ -114,7 +114,7 @@ def _keep_large_buffers() -> None:
     """Let glibc keep freed buffers of more than 32 MB for the next step instead of mapping fresh pages for each.
 
     A step of a convolutional network needs the same buffers as the one before; fresh pages, which the kernel has to
-    clear, cost up to a third of its time. For the rest of the process; it holds a few megabytes more.
+    clear, cost a good part of its time. For the rest of the process; it holds a few megabytes more.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
