@@ -349,7 +349,7 @@ def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dic
 
 
 def _train_order(result: Result) -> dict[str, float]:
-    if "code" not in result.arrays:
+    if result.run.keep not in ("figure", "animation") or "code" not in result.arrays:
         return {}
     position = datasets.make(result.run.data, result.run.seed, **result.run.data_options).train_position
     return {"train_order_breaks": float(order_breaks(torch.from_numpy(result.arrays["code"]), position))}

@@ -30,12 +30,12 @@ from nrae_lib.ensemble import fit_ensemble
 from nrae_lib.files import seal, unseal, write_atomically
 from nrae_lib.models import ConvNetwork, Network, network_from_dict
 from nrae_lib.training import Optimization, Trained, fit
+from nrae_lib.views import VIEWS, WITH_WEIGHTS, learned_curve
 
 RECIPES = ("paper", "paper_elu", "released")
-KEEP = ("metrics", "figure", "animation")
+KEEP = tuple(VIEWS)
 PRESETS = ("smoke", "quick", "paper")
 
-_CURVE_POINTS = 200
 _FRAME_POINTS = 128
 _FRAMES = 40
 
@@ -52,8 +52,9 @@ class Run:
             this number, so within one seed they are not independent of each other.
         recipe: whose settings these are: "paper" (the text), "paper_elu" (the text with ELU for ReLU) or
             "released" (the authors' code).
-        keep: what the result holds: "metrics"; "figure" adds the learned curve, codes and reconstructions;
-            "animation" adds the curve during training.
+        keep: what the result holds beside its errors, a name from ``views.VIEWS``: "metrics" nothing; "figure" the
+            learned curve, codes and reconstructions; "animation" also the curve during training; "images" reconstructed
+            images, and the trained weights in a file beside; ...
 
     Raises:
         ValueError: for an unknown name or option, naming the valid ones.
@@ -125,6 +126,8 @@ class Result:
         arrays: what figures need, by name.
         seconds, steps_per_second: of training.
         provenance: device, versions, commit, threads, data fingerprint, date.
+        weights: the trained model's ``state_dict``, for the views that keep it (``views.WITH_WEIGHTS``); stored apart
+            from everything else, see :meth:`Store.weights`.
     """
 
     run: Run
@@ -134,10 +137,11 @@ class Result:
     seconds: float
     steps_per_second: float
     provenance: dict[str, str]
+    weights: dict[str, torch.Tensor] | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
         """A compressed npz file: the arrays, and everything else as JSON in the entry ``result``."""
-        content = {name: value for name, value in vars(self).items() if name not in ("run", "arrays")}
+        content = {name: value for name, value in vars(self).items() if name not in ("run", "arrays", "weights")}
         text = json.dumps({"run": asdict(self.run), **content})
         buffer = io.BytesIO()
         np.savez_compressed(buffer, result=np.frombuffer(text.encode(), np.uint8), **self.arrays)
@@ -213,7 +217,25 @@ class Store:
         return sorted(found, key=lambda result: result.run.label)
 
     def put(self, result: Result) -> None:
+        if result.weights is not None:  # first, so that a stored result always has them on the machine that made it
+            buffer = io.BytesIO()
+            np.savez(buffer, **{name: value.numpy() for name, value in result.weights.items()})
+            write_atomically(self._weights_path(result.run), seal(buffer.getvalue()))
         write_atomically(self.path(result.run), result.to_bytes())
+
+    def weights(self, run: Run) -> dict[str, torch.Tensor] | None:
+        """The trained weights of ``run``, or None where they are not on this machine (they are never committed)."""
+        try:
+            with np.load(io.BytesIO(unseal(self._weights_path(run).read_bytes())), allow_pickle=False) as file:
+                return {name: torch.from_numpy(file[name]) for name in file.files}
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            warnings.warn(f"stored weights {self._weights_path(run)} cannot be used ({error})", stacklevel=2)
+            return None
+
+    def _weights_path(self, run: Run) -> Path:
+        return self.folder / "weights" / f"{run.key}.npz"
 
     @contextmanager
     def claim(self, run: Run, wait: bool) -> Iterator[bool]:
@@ -306,7 +328,7 @@ class _Started:
         self.data = datasets.make(run.data, run.seed, **run.data_options)
         self.objective = methods.get(run.method).configure(**run.method_options)
         self.model = self.objective.build(run.network, tuple(self.data.train.shape[1:]), run.seed).to(self.device)
-        self.train, self.test = self.data.train.to(self.device), self.data.test.to(self.device)
+        self.train = self.data.train.to(self.device)
         self.validation = self.data.validation if run.optimization.patience else None
         self.frame_epochs = frame_epochs(run.optimization.epochs) if run.keep == "animation" else ()
 
@@ -314,7 +336,7 @@ class _Started:
         return learned_curve(model, self.train, _FRAME_POINTS)
 
     def result(self, trained: Trained) -> Result:
-        metrics, arrays = _measure(self.model, self.train, self.test, self.data, self.run.keep)
+        metrics, arrays = _measure(self.model, self.data, self.run.keep)
         if not all(map(math.isfinite, metrics.values())):
             raise FloatingPointError("a measure of the trained model is not finite: lower the learning rate")
         if trained.frames:
@@ -322,16 +344,39 @@ class _Started:
             arrays["frame_epochs"] = np.array(self.frame_epochs[: len(trained.frames)])
         loss = trained.loss.cpu()
         if trained.validation:
-            metrics["validation_mse"] = min(trained.validation)
             metrics["best_epoch"], metrics["epochs"] = float(trained.best_epoch), float(len(loss))
         shown = torch.linspace(0, len(loss) - 1, min(len(loss), 200)).long()
         provenance = {"device": device_name(self.device), "fingerprint": self.data.fingerprint, **environment()}
         if self.device.startswith("cuda"):
             provenance["peak_memory"] = f"{torch.cuda.max_memory_allocated(self.device) / 2**20:.0f} MiB"
+        weights = None
+        if self.run.keep in WITH_WEIGHTS:
+            weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         return Result(
             self.run, metrics, loss[shown].tolist(), arrays, trained.seconds,
-            trained.steps / max(trained.seconds, 1e-9), provenance,
+            trained.steps / max(trained.seconds, 1e-9), provenance, weights,
         )  # fmt: skip
+
+
+def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
+    """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not here.
+
+    Raises:
+        ValueError: if ``run.keep`` is none of ``views.WITH_WEIGHTS``, or for an unknown device.
+    """
+    if run.keep not in WITH_WEIGHTS:
+        raise ValueError(f"weights are kept for keep={' or '.join(map(repr, WITH_WEIGHTS))}, not {run.keep!r}")
+    with store.claim(run, wait=True):
+        weights = store.weights(run)
+        if weights is None:
+            result = perform(run, device, store.checkpoint(run))
+            store.put(result)
+            store.checkpoint(run).unlink(missing_ok=True)
+            weights = result.weights
+    shape = tuple(datasets.make(run.data, run.seed, **run.data_options).train.shape[1:])
+    model = methods.get(run.method).configure(**run.method_options).build(run.network, shape, run.seed)
+    model.load_state_dict(weights)
+    return model.to(find_device(device)).eval()
 
 
 def check_device(device: str) -> None:
@@ -361,44 +406,15 @@ def frame_epochs(epochs: int) -> tuple[int, ...]:
     return tuple(sorted({round(float(fraction) * epochs) for fraction in fractions}))
 
 
-@torch.no_grad()
-def learned_curve(model: nn.Module, train: torch.Tensor, points: int) -> torch.Tensor:
-    """The learned manifold of a one-dimensional latent space: f on an even grid over the training codes' range.
-
-    Returns:
-        (points, D).
-    """
-    code = model.encoder(train)
-    fractions = torch.linspace(0, 1, points, device=code.device)[:, None]
-    return model.decoder(code.min() + (code.max() - code.min()) * fractions)
-
-
-@torch.no_grad()
-def _measure(model, train, test, data, keep) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def _measure(model: nn.Module, data: datasets.Dataset, keep: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     metrics = {
-        "train_mse": measures.mean_squared_error(model, train),
-        "test_mse": measures.mean_squared_error(model, test),
+        "train_mse": measures.mean_squared_error(model, data.train),
+        "test_mse": measures.mean_squared_error(model, data.test),
     }
-    code = model.encoder(train)
-    on_a_curve = code.shape[1] == 1 and data.test_position is not None
-    if on_a_curve:
-        # Even spacing makes the measure independent of how many test points there are.
-        some = torch.linspace(0, len(test) - 1, min(len(test), 1000)).long()
-        test_code = model.encoder(test[some])[:, 0].cpu()
-        metrics["rank_correlation"] = measures.rank_correlation(test_code, data.test_position[some])
-        metrics["train_rank_correlation"] = measures.rank_correlation(code[:, 0].cpu(), data.train_position)
-        metrics["order_breaks"] = float(measures.order_breaks(test_code, data.test_position[some]))
-        curve = learned_curve(model, train, _CURVE_POINTS)
-        metrics["total_turning"] = measures.total_turning(curve)
-    if not on_a_curve or keep == "metrics":
-        return metrics, {}
-    arrays = {
-        "curve": curve,
-        "code": code[:, 0],
-        "reconstruction": model(test[some]),
-        "test_position": data.test_position[some],
-    }
-    return metrics, {name: value.cpu().numpy().astype(np.float32) for name, value in arrays.items()}
+    if data.validation is not None:
+        metrics["validation_mse"] = measures.mean_squared_error(model, data.validation)
+    found, arrays = VIEWS[keep](model, data)
+    return metrics | found, arrays
 
 
 def device_name(device: str) -> str:
@@ -432,7 +448,7 @@ def _code() -> str:
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for name in (
-        "taylor", "graph", "datasets", "feed", "models", "losses", "measures", "methods", "training", "ensemble", "runs"
+        "taylor", "graph", "datasets", "feed", "models", "losses", "measures", "methods", "training", "ensemble", "views", "runs"
     ):  # fmt: skip
         for path in sorted((here / name).glob("*.py")) or [here / f"{name}.py"]:
             digest.update(path.read_bytes())

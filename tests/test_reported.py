@@ -88,7 +88,7 @@ def test_printed_value_keeps_its_level():
     for _ in range(400):
         paper = reported.trimmed(generator.normal(true / 1.25, deviation, 10))
         ours = reported.trimmed(generator.normal(true, deviation, 10))
-        error = reported._TRIMMED_ERROR * (paper.var(ddof=1) + ours.var(ddof=1)) ** 0.5
+        error = reported.rules._TRIMMED_ERROR * (paper.var(ddof=1) + ours.var(ddof=1)) ** 0.5
         from scipy.stats import t
 
         wrong += t.sf((0.25 * paper.mean() - abs(ours.mean() - paper.mean())) / error, 14) < 0.05

@@ -34,6 +34,7 @@ from nrae_lib.pages.methods import (
     step_times,
     weight_convention,
 )
+from nrae_lib.pages.study import show_options, show_search, study_banner, study_numbers
 
 __all__ = [
     "banner",
@@ -58,8 +59,12 @@ __all__ = [
     "papermill_command_text",
     "provenance",
     "provenance_html",
+    "show_options",
+    "show_search",
     "step_time_rows",
     "step_times",
+    "study_banner",
+    "study_numbers",
     "table_frame",
     "text_table",
     "text_table_html",

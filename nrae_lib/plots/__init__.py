@@ -8,6 +8,8 @@ Importing this package needs numpy only; matplotlib, pandas and IPython are impo
 
 from nrae_lib.plots.animation import scrubber, scrubber_html
 from nrae_lib.plots.curves import latent_order, learned_curves
+from nrae_lib.plots.images import image_rows, mosaic
+from nrae_lib.plots.latent import CYCLIC_COLOURS, code_circles, code_planes, curvature_fields, latent_grids
 from nrae_lib.plots.many_runs import mean_and_deviation, per_seed, search_grid
 from nrae_lib.plots.own_data import (
     CATEGORY_COLOURS,
@@ -35,22 +37,29 @@ from nrae_lib.plots.style import (
 
 __all__ = [
     "CATEGORY_COLOURS",
+    "CYCLIC_COLOURS",
     "MANIFOLD_COLOUR",
     "METHOD_COLOURS",
     "ORDER_COLOURS",
     "PAGE_STYLE",
     "SAMPLE_COLOUR",
+    "code_circles",
+    "code_planes",
     "codes_of_points",
     "cost_chart",
+    "curvature_fields",
     "feature_errors",
     "figure_html",
     "fold_errors",
     "image_reconstructions",
+    "image_rows",
+    "latent_grids",
     "latent_order",
     "learned_curves",
     "mean_and_deviation",
     "method_colour",
     "method_label",
+    "mosaic",
     "per_seed",
     "point_reconstructions",
     "rates",

@@ -1,0 +1,93 @@
+"""What the pages of a :class:`nrae_lib.study.Study` share: options, search, banner, numbers."""
+
+from nrae_lib import grid, methods
+from nrae_lib.pages.common import banner, download, papermill_command, provenance, text_table
+from nrae_lib.plots import method_label, search_grid, show
+
+
+def show_options(study):
+    """Display the options of each method under each condition, in the papers' symbols; after ``study.search()``."""
+    plan = study.plan
+    rows = {}
+    for name in plan.methods:
+        row = {
+            condition: methods.get(name).describe(
+                plan.run(condition, name, 0, study.options[condition][name]).method_options
+            )
+            for condition in plan.conditions
+            if name in plan.methods_of(condition)
+        }
+        if row:
+            rows[method_label(name)] = row
+    text_table(rows, caption="Options of each method")
+
+
+def show_search(study):
+    """Display what the search found: one picture for each condition that searched, and which choices lie at an edge."""
+    from IPython.display import Markdown, display
+
+    frame = study.search_frame
+    for condition in study.plan.conditions:
+        chosen = study.chosen_by_search(condition)
+        rows = frame[(frame.recipe == condition)] if len(frame) else frame
+        chosen = {
+            name: options
+            for name, options in chosen.items()
+            if any(rows[rows.method == name][option].nunique() > 1 for option in options)
+        }
+        if not chosen:
+            continue
+        display(Markdown(f"**{condition}**: validation error of every candidate; the choice is marked."))
+        show(
+            search_grid(rows, chosen),
+            alt=f"Validation error for each candidate of the search, {condition}; the choice is marked.",
+        )
+        edges = "; ".join(
+            f"{method_label(name)} ({', '.join(ends)})" for name, ends in study.at_edge(condition).items()
+        )
+        if edges:
+            display(Markdown(f"At an edge of the candidates, where a wider search might find better: {edges}."))
+
+
+def study_banner(study, cut, stand_ins=""):
+    """Display what this preset cut, and which data sets are stand-ins; nothing at preset "paper".
+
+    Arguments:
+        cut: what is smaller than in the paper, a sentence without its full stop.
+        stand_ins: ``datasets.banner_text`` of the page's data sets, or "".
+    """
+    if study.preset == "paper":
+        return
+    stored = (
+        f"{len(study.full)} committed full-scale runs stand beside it."
+        if study.full
+        else "No full-scale runs of this page are committed."
+    )
+    banner(f"Preset {study.preset}: {cut}. {stored}" + (f" {stand_ins}" if stand_ins else ""))
+
+
+def study_numbers(study, name, **tables):
+    """Display the downloads behind a page, where its numbers come from, and the command that makes it.
+
+    Arguments:
+        name: of the notebook, without folder and ending.
+        tables: further DataFrames to download, by the last part of their file names.
+    """
+    from IPython.display import Markdown, display
+
+    for part, frame in tables.items():
+        download(frame, f"{name}_{part}.csv")
+    download(study.frame, f"{name}_{study.preset}.csv")
+    if study.full and study.preset != "paper":
+        download(study.full_frame, f"{name}_full.csv")
+    if study.searched:
+        download(study.search_frame, f"{name}_search.csv")
+    provenance(study.results, study.already_stored)
+    if study.full and study.preset == "quick":
+        display(Markdown(grid.agreement(study.results, study.full_store)))
+    if study.full or study.searched:
+        display(Markdown("The committed full-scale runs, and the search:"))
+        provenance([*study.full, *study.searched])
+    display(Markdown("From the top of the repository:"))
+    asked = ",".join(study.names) if set(study.names) != set(study.plan.methods) else "all"
+    papermill_command(f"notebooks/{name}.ipynb", preset=study.preset, method=asked)
