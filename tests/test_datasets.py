@@ -1,5 +1,7 @@
 """The synthetic curves and the checks on data."""
 
+import hashlib
+from dataclasses import replace
 from math import pi
 
 import pytest
@@ -43,7 +45,7 @@ def test_swiss_roll_as_released_has_the_released_mismatch_of_its_two_curves():
     assert distance.item() == pytest.approx(0.084, abs=0.01)  # the mismatch of the released formulas
 
 
-@pytest.mark.parametrize("name", datasets.DATASETS)
+@pytest.mark.parametrize("name", ["sine", "swiss_roll"])
 def test_same_seed_same_data_other_seed_other_data(name):
     first, again, other = (datasets.make(name, seed) for seed in (3, 3, 4))
     assert torch.equal(first.train, again.train) and first.fingerprint == again.fingerprint
@@ -66,3 +68,13 @@ def test_same_seed_same_data_other_seed_other_data(name):
 def test_bad_input_is_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_fingerprint_is_the_hash_of_shapes_and_bytes_and_what_is_absent_leaves_no_trace():
+    """Committed results hold fingerprints: the oldest form must stay as it is."""
+    train, test = torch.arange(6.0).view(3, 2), torch.arange(4, dtype=torch.uint8).view(2, 2)
+    content = b"(3, 2)" + train.numpy().tobytes() + b"(2, 2)" + test.numpy().tobytes()
+    data = Dataset(train, test, train_labels=torch.arange(3))
+    assert data.fingerprint == hashlib.sha256(content).hexdigest()[:16]
+    noisy = replace(data, train_clean=train + 1)
+    assert noisy.fingerprint == hashlib.sha256(content + b"(3, 2)" + (train + 1).numpy().tobytes()).hexdigest()[:16]

@@ -120,23 +120,18 @@ def test_circular_codes_that_are_none():
 # Decoded images
 
 
-def bars(angle):
-    """Images of a bar at these angles."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 28), torch.linspace(-1, 1, 28), indexing="ij")
-    sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    across, along = x * sine - y * cosine, x * cosine + y * sine
-    return torch.sigmoid(28 * (0.1 - across.abs())) * torch.sigmoid(20 * (0.8 - along.abs()))
-
-
-@pytest.mark.parametrize("count", [100, 300])
-@pytest.mark.parametrize("unevenness", [0.0, 0.8])
-def test_decoding_breaks_finds_a_leap_and_nothing_else(count, unevenness):
-    u = torch.linspace(0, 1, count)
-    angle = math.pi * (u + unevenness * (TURN * u).sin() / TURN)
-    assert measures.decoding_breaks(bars(angle)) == []
-    leap = angle + math.radians(15) * (u > 0.5)
-    assert measures.decoding_breaks(bars(leap)) == [int((u <= 0.5).sum()) - 1]
-    assert measures.decoding_breaks(torch.ones(5, 3)) == []
+def test_neighbor_breaks_finds_leaps_and_no_local_swap():
+    position = torch.linspace(-10, 10, 20)
+    swapped = position.clone()
+    swapped[[4, 5]] = swapped[[5, 4]]
+    assert measures.neighbor_breaks(position, position) == measures.neighbor_breaks(-swapped, position) == []
+    moved = position.clone()
+    moved[8:11] += 100  # three points from the middle go to the end: one leap where they were, one where they are now
+    assert measures.neighbor_breaks(moved, position) == [7, 16]
+    angle = torch.arange(0, 360, 12.0)
+    turned = (angle + 100) % 360
+    assert measures.neighbor_breaks(turned, angle) == [int((turned < 100).sum()) - 1]
+    assert measures.neighbor_breaks(turned, angle, period=360.0) == []
 
 
 def test_grid_smoothness_of_affine_and_quadratic_grids():

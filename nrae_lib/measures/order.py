@@ -193,40 +193,37 @@ def _circular_steps(angle: Tensor) -> Tensor:
     return (angle.roll(-1) - angle + torch.pi).remainder(2 * torch.pi) - torch.pi
 
 
-def decoding_breaks(decoded: Tensor, factor: float = 5.0) -> list[int]:
-    """Where decoded images jump, in the order of their latent codes (Figure 8 of the paper).
+def neighbor_breaks(code: Tensor, position: Tensor, steps: float = 2.0, period: float | None = None) -> list[int]:
+    """Where points that are next to each other in the latent space do not belong together (Figure 8 of the paper).
 
-    A discontinuity lies between the neighbours i and i + 1 if ‖x_{i+1} - x_i‖ exceeds ``factor`` times the median of
-    these distances over all neighbours that differ.
-
-    For a continuous path the largest distance over the median is the ratio of speeds and hardly depends on P; at a jump
-    it grows in proportion to P. Of synthetic sequences (a bar that turns by 180° in images of 28 × 28) the continuous
-    ones stay below 1.1 at even speed, 2 where the speed varies by a factor of ten, and 3.8 where a hundredth of the
-    path turns by 10° more; with P = 100 a leap over 10° has 5.2 or more, over 20° and more 8 to 12, and with P = 200
-    twice that. The default of 5 lies between. Take P >= 100; a smooth decoder's steep ascent counts as a jump only if
-    it is over within few steps of the grid.
+    In the order of the code, a discontinuity lies between the points i and i + 1 if their true positions differ by more
+    than ``steps`` times the median spacing of the positions: a continuous decoder has to leap there. The paper marks
+    such places by eye. Two neighbours that have merely changed places are no discontinuity for ``steps`` = 2. Distances of
+    the decoded images would be no rule for a sequence of 20 images: they hardly grow any more once the strokes of two images no
+    longer overlap.
 
     Arguments:
-        decoded: (P, ...) images decoded from an even grid of codes, in their order.
-        factor: how many median distances a jump exceeds.
+        code, position: (N,), N >= 2.
+        period: of positions that close, 360 for a full turn in degrees; the end of the code and its beginning are not
+            compared.
 
     Returns:
-        The indices i, ascending.
+        The places i in the order of the code, ascending.
 
     Raises:
-        ValueError: if there are fewer than two images, or a value is not finite.
+        ValueError: if there are fewer than two points, or a code is not finite.
 
     Example:
-        >>> decoding_breaks(torch.tensor([[0.0], [1], [2], [12], [13], [14]]))
+        >>> neighbor_breaks(torch.tensor([4.0, 5, 6, 1, 2, 3]), torch.arange(6.0))
         [2]
     """
-    if len(decoded) < 2 or not torch.isfinite(decoded).all():
-        raise ValueError("breaks are sought between at least two images, all of them finite")
-    distances = decoded.double().diff(dim=0).flatten(1).norm(dim=1)
-    moving = distances[distances > 0]
-    if len(moving) == 0:
-        return []
-    return (distances > factor * moving.median()).nonzero().flatten().tolist()
+    if len(code) < 2 or not torch.isfinite(code).all():
+        raise ValueError("breaks are sought between at least two points, all of them with finite codes")
+    distance = position.double()[code.argsort(stable=True)].diff().abs()
+    if period is not None:
+        distance = torch.minimum(distance, period - distance)
+    spacing = position.double().sort().values.diff().median()
+    return (distance > steps * spacing * (1 + 1e-6)).nonzero().flatten().tolist()
 
 
 def grid_smoothness(images: Tensor, where: Tensor | None = None) -> float:

@@ -34,6 +34,7 @@ from nrae_lib.plots.style import (
     show,
     style,
 )
+from nrae_lib.plots.sweeps import sweep
 
 __all__ = [
     "CATEGORY_COLOURS",
@@ -72,4 +73,5 @@ __all__ = [
     "speedup",
     "step_parts",
     "style",
+    "sweep",
 ]

@@ -27,7 +27,7 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
         metrics on a line: rank_correlation, train_rank_correlation, order_breaks, train_order_breaks; on a circle:
         circular_correlation, winding_number, circular_breaks, each also with the prefix train_; an open family's winding
         number is the fraction of a turn between its first and last code, with its sign. In both cases
-        decoding_breaks, the discontinuities among the decoded training codes in the order of the code. Arrays: code
+        neighbor_breaks, the discontinuities among the training points in the order of the code. Arrays: code
         (N, m) and test_code (M, m) with position and test_position; sequence (N,), the training points in the order of
         the code; decoded (N, ...) uint8, their decodings in this order; breaks, the places i whose successor i + 1 lies
         beyond a discontinuity; path_code (61, m), evenly spaced codes over the training codes' range, and path (61, ...)
@@ -50,8 +50,8 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     sequence = along.argsort(stable=True)
     features = data.train[0].numel()
     decoded = decode(model, code[sequence], features)
-    breaks = measures.decoding_breaks(decoded)
-    metrics["decoding_breaks"] = float(len(breaks))
+    breaks = measures.neighbor_breaks(along, data.train_position.cpu(), period=None if dimension == 1 else 360.0)
+    metrics["neighbor_breaks"] = float(len(breaks))
     path_code = _path(along, dimension)
     arrays = {
         "code": code, "test_code": codes[""], "position": data.train_position, "test_position": data.test_position,

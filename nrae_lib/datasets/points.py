@@ -1,11 +1,6 @@
-"""Synthetic curves with noise-free test points and the true position of every point along the curve.
-
-A data set is a function of (seed, options); every option is part of what identifies a run.
-"""
+"""Synthetic curves with noise-free test points and the true position of every point along the curve."""
 
 import hashlib
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi
 
@@ -17,12 +12,17 @@ from torch import Tensor
 class Dataset:
     """Training and test points, and what is known about them.
 
+    Images are uint8 (0 to 255) or float32 (0 to 1) of shape (N, C, H, W).
+
     Arguments:
-        train: (N, ...) float32, noisy.
-        test: (M, ...) float32, noise-free.
-        train_position, test_position: (N,), (M,) the curve's parameter (x or the angle θ) of every point;
-            None where it is not known.
+        train: (N, ...) the training points, noisy where the set has noise.
+        test: (M, ...) noise-free.
+        train_position, test_position: (N,), (M,) the curve's parameter (x, the angle θ, a rotation in degrees or a shift
+            in pixels) of every point; None where it is not known.
         validation: (V, ...) points that decide when to stop, or None.
+        train_clean: (N, ...) the training points without their noise, or None.
+        test_noisy: (M, ...) the test points with noise of the same law, or None.
+        train_labels, test_labels: (N,), (M,) int64 classes, or None.
     """
 
     train: Tensor
@@ -30,20 +30,33 @@ class Dataset:
     train_position: Tensor | None = None
     test_position: Tensor | None = None
     validation: Tensor | None = None
+    train_clean: Tensor | None = None
+    test_noisy: Tensor | None = None
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
 
     def __post_init__(self):
-        check_points(self.train, "training data")
-        check_points(self.test, "test data")
-        if self.validation is not None:
-            check_points(self.validation, "validation data")
+        for points, name in (
+            (self.train, "training data"),
+            (self.test, "test data"),
+            (self.validation, "validation data"),
+            (self.train_clean, "noise-free training data"),
+            (self.test_noisy, "noisy test data"),
+        ):
+            if points is not None:
+                check_points(points, name)
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of training, test and (if there are any) validation points."""
+        """First 16 hexadecimal digits of the SHA-256 of the points.
+
+        Of training, test and, where there are any, validation, noise-free training and noisy test points.
+        """
         digest = hashlib.sha256()
-        for part in (self.train, self.test, *(() if self.validation is None else (self.validation,))):
-            digest.update(str(tuple(part.shape)).encode())
-            digest.update(part.cpu().contiguous().numpy().tobytes())
+        for part in (self.train, self.test, self.validation, self.train_clean, self.test_noisy):
+            if part is not None:
+                digest.update(str(tuple(part.shape)).encode())
+                digest.update(part.cpu().contiguous().numpy())
         return digest.hexdigest()[:16]
 
 
@@ -53,7 +66,7 @@ def check_points(points: Tensor, name: str) -> None:
         raise ValueError(
             f"the {name} is empty or has no features: expected shape (points, features...), got {tuple(points.shape)}"
         )
-    if not torch.isfinite(points).all():
+    if points.is_floating_point() and not torch.isfinite(points).all():
         bad = int((~torch.isfinite(points)).flatten(1).any(1).sum())
         raise ValueError(
             f"the {name} holds NaN or infinite values in {bad} of {len(points)} points: remove or replace them first"
@@ -131,32 +144,3 @@ def swiss_roll(seed: int, n_train: int = 30, n_test: int = 1_000, noise: float =
     return Dataset(
         _noisy(curve(position), noise, generator), curve(test_position).float(), position.float(), test_position.float()
     )
-
-
-DATASETS: dict[str, Callable[..., Dataset]] = {"sine": sine, "swiss_roll": swiss_roll}
-
-
-def make(name: str, seed: int, **options) -> Dataset:
-    """The data set ``name`` for ``seed``.
-
-    Raises:
-        ValueError: for an unknown name or option, naming the valid ones.
-    """
-    bound = bound_options(name, options)
-    return DATASETS[name](seed, **bound)
-
-
-def bound_options(name: str, options: dict) -> dict:
-    """All options of the data set ``name``: ``options``, and the defaults of the others.
-
-    Raises:
-        ValueError: for an unknown name or option, naming the valid ones.
-    """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    parameters = inspect.signature(DATASETS[name]).parameters
-    defaults = {option: parameter.default for option, parameter in parameters.items() if option != "seed"}
-    for option in options:
-        if option not in defaults:
-            raise ValueError(f"data set {name!r} has no option {option!r}: choose among {', '.join(defaults)}")
-    return {option: type(default)(options.get(option, default)) for option, default in defaults.items()}
