@@ -63,7 +63,7 @@ serve: env  ## serve the built site at http://localhost:8000 (another port: make
 # One version of each package for every Python >= 3.11; the versions already pinned stay unless pyproject.toml forbids them.
 lock:  ## pin requirements.lock anew from pyproject.toml (delete it first to take the newest versions)
 	@uv=$(BIN)/uv; [ -x "$$uv" ] || uv=uv; \
-	"$$uv" pip compile pyproject.toml --quiet --extra book --extra methods --extra phate --extra cluster --extra test --extra dev --universal --python-version 3.11 \
+	"$$uv" pip compile pyproject.toml --quiet --extra book --extra images --extra methods --extra phate --extra cluster --extra test --extra dev --universal --python-version 3.11 \
 	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    --output-file requirements.lock
 

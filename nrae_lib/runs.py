@@ -235,7 +235,7 @@ class Store:
             return None
 
     def _weights_path(self, run: Run) -> Path:
-        return self.folder / "weights" / f"{run.key}.npz"
+        return self.folder / ".weights" / f"{run.key}.npz"
 
     @contextmanager
     def claim(self, run: Run, wait: bool) -> Iterator[bool]:

@@ -31,6 +31,9 @@ def build(copy: Path) -> tuple[int, str]:
     # As on GitHub: the launch and repository buttons are part of the book that is tested.
     environment = os.environ | {"NRAE_PRESET": "smoke", "GITHUB_REPOSITORY": "example/nrae"}
     environment.pop("NRAE_RESULTS", None)
+    # With real images where they are at hand; tests/test_notebooks.py runs every notebook without.
+    if "NRAE_DATA" not in environment and (shared := ROOT.parent / "shared" / "data").is_dir():
+        environment["NRAE_DATA"] = str(shared)
     result = subprocess.run(
         command, cwd=copy, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200
     )

@@ -14,8 +14,14 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
-FIGURES = [page for page in PAGES if page.startswith("notebooks/fig")]
 EXPERIMENTS = [page for page in PAGES if page.startswith("notebooks/") and page != "notebooks/scoreboard"]
+
+
+def source(page: str) -> str:
+    return (ROOT / f"{page}.ipynb").read_text(encoding="utf-8")
+
+
+SLIDERS = [page for page in EXPERIMENTS if "plots.scrubber" in source(page)]
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -104,8 +110,32 @@ def test_page_is_whole(visit, name):
 
 
 def test_the_method_and_the_figures_show_mathematics(visit):
-    for name in ("method", *FIGURES):
+    for name in ("method", *SLIDERS):
         assert visit(f"{name}.html").page.locator("mjx-container").count() > 0, name
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_figures_are_visible_and_no_output_is_an_error(visit, name, mode):
+    page = visit(f"{name}.html", mode=mode).page
+    drawn = page.evaluate("""() => [...document.querySelectorAll('.nrae-figure > svg')]
+        .filter(svg => getComputedStyle(svg).display !== 'none')
+        .map(svg => svg.getBoundingClientRect()).map(box => [box.width, box.height])""")
+    if "plots.show" in source(name):
+        assert drawn, "no figure"
+    assert all(width > 100 and height > 20 for width, height in drawn), drawn
+    text = page.locator("article").inner_text()
+    # What Python or papermill would leave in an output: a traceback, a warning, an object without a picture.
+    for sign in (
+        "Traceback (most recent call last)",
+        "Error:",
+        "Warning:",
+        "<Figure size",
+        "PapermillExecution",
+        "object at 0x",
+    ):
+        assert sign not in text, sign
+    assert not page.locator(".output.stderr").count(), page.locator(".output.stderr").first.inner_text()[:300]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -120,7 +150,7 @@ def test_a_phone_needs_no_sideways_scroll(visit, name):
 
 def test_index_has_a_card_with_a_picture_for_each_experiment(visit):
     page = visit("index.html").page
-    pictured = [name for name in EXPERIMENTS if "thumbnail=" in (ROOT / f"{name}.ipynb").read_text(encoding="utf-8")]
+    pictured = [name for name in EXPERIMENTS if "thumbnail=" in source(name)]
     assert pictured
     for name in pictured:
         card = page.locator(f".sd-card:has(a[href='{name}.html'])")
@@ -128,7 +158,7 @@ def test_index_has_a_card_with_a_picture_for_each_experiment(visit):
         assert card.locator("img").first.evaluate("image => image.naturalWidth") > 50, name
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", SLIDERS)
 def test_the_slider_changes_the_drawing(visit, name):
     opened = visit(f"{name}.html")
     drawing = """[...box.querySelectorAll('canvas')].map(canvas => canvas.toDataURL()).join()

@@ -110,7 +110,7 @@ def test_weights_are_stored_beside_the_result_and_trained_again_where_they_are_m
     expected = model(points)
     assert all(torch.equal(value, result.weights[name]) for name, value in model.state_dict().items())
     assert store.get(run).metrics == result.metrics and store.get(run).weights is None
-    [path] = (tmp_path / "weights").glob("*.npz")
+    [path] = (tmp_path / ".weights").glob("*.npz")
     path.write_bytes(path.read_bytes()[:-40])  # a torn file is no file
     with pytest.warns(UserWarning, match="cannot be used"):
         assert torch.equal(trained_model(run, store, "cpu")(points), expected)
@@ -122,3 +122,10 @@ def test_weights_are_stored_beside_the_result_and_trained_again_where_they_are_m
 
 def test_a_run_on_validation_points_knows_their_error():
     assert "validation_mse" not in perform(a_run(keep="metrics"), "cpu").metrics
+
+
+def test_images_along_a_line_have_the_measures_of_a_curve_whatever_is_kept():
+    train, position = family(20, (0, 10))
+    data = Dataset(train, train, position, position)
+    metrics, arrays = views.VIEWS["metrics"](Autoencoder(Reads(lambda x: x[:, :1]), Picture()), data)
+    assert metrics["order_breaks"] == 0 and metrics["total_turning"] == pytest.approx(0, abs=1e-4) and arrays == {}

@@ -116,11 +116,26 @@ def ingredients(root: Path, name: str, preset: str) -> dict[str, str]:
     files = import_closure(root, python_sources(notebook))
     files |= {path for path in [root / "requirements.lock"] if path.exists()}
     for folder in declared.get("results", []):
-        # Hidden files are locks and checkpoints of runs in progress, not results.
-        files |= {path for path in (root / "results" / folder).rglob("[!.]*") if path.is_file()}
+        # Hidden files are locks, checkpoints and weights, not results.
+        inside = (root / "results" / folder).rglob("*")
+        files |= {path for path in inside if path.is_file() and not _is_hidden(path.relative_to(root))}
     for path in sorted(files):
         decided_by[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if any("datasets.resolve" in source for source in python_sources(notebook)):
+        decided_by["image sets"] = _image_sets(Path(os.environ.get("NRAE_DATA") or root / "data"))
     return decided_by
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _image_sets(folder: Path) -> str:
+    """Which data sets are there: a page that had to take stand-ins is run again once the real images are."""
+    files = sorted(path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth) if path.is_file())
+    return hashlib.sha256(
+        json.dumps([(str(path.relative_to(folder)), path.stat().st_size) for path in files]).encode()
+    ).hexdigest()
 
 
 def why_stale(root: Path, name: str, preset: str) -> str | None:

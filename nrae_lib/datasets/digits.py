@@ -14,7 +14,7 @@ def _transforms():
         from torchvision.transforms.v2 import functional
     except ImportError as error:
         raise ImportError(
-            "the rotated and shifted digits need the package torchvision: pip install torchvision"
+            "the rotated and shifted digits need the package torchvision: pip install 'nrae-lib[images]'"
         ) from error
     return functional
 

@@ -25,7 +25,7 @@ def _datasets():
     try:
         from torchvision import datasets
     except ImportError as error:
-        raise ImportError("the image sets need the package torchvision: pip install torchvision") from error
+        raise ImportError("the image sets need the package torchvision: pip install 'nrae-lib[images]'") from error
     return datasets
 
 
@@ -176,7 +176,7 @@ def _drawn(images: Tensor) -> Tensor:
     try:
         from torchvision.transforms.v2.functional import resize
     except ImportError as error:
-        raise ImportError("Omniglot needs the package torchvision: pip install torchvision") from error
+        raise ImportError("Omniglot needs the package torchvision: pip install 'nrae-lib[images]'") from error
     small = torch.empty(len(images), 1, 28, 28, dtype=torch.uint8)
     for rows in torch.arange(len(images)).split(_BLOCK):
         small[rows] = resize(255 - images[rows, None], [28, 28], antialias=True)

@@ -161,7 +161,7 @@ def _inception(weights: str | Path | None, dims: int) -> nn.Module:
     try:
         from pytorch_fid import inception
     except ImportError as error:
-        raise ImportError("FID needs the package pytorch-fid: pip install pytorch-fid") from error
+        raise ImportError("FID needs the package pytorch-fid: pip install 'nrae-lib[images]'") from error
     blocks = inception.InceptionV3.BLOCK_INDEX_BY_DIM
     if dims not in blocks:
         raise ValueError(f"Inception has no layer of {dims} features: choose one of {', '.join(map(str, blocks))}")

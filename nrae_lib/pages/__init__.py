@@ -34,7 +34,7 @@ from nrae_lib.pages.methods import (
     step_times,
     weight_convention,
 )
-from nrae_lib.pages.study import show_options, show_search, study_banner, study_numbers
+from nrae_lib.pages.study import show_options, show_search, study_banner, study_numbers, study_verdicts
 
 __all__ = [
     "banner",
@@ -65,6 +65,7 @@ __all__ = [
     "step_times",
     "study_banner",
     "study_numbers",
+    "study_verdicts",
     "table_frame",
     "text_table",
     "text_table_html",

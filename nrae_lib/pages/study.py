@@ -1,8 +1,9 @@
 """What the pages of a :class:`nrae_lib.study.Study` share: options, search, banner, numbers."""
 
-from nrae_lib import grid, methods
-from nrae_lib.pages.common import banner, download, papermill_command, provenance, text_table
+from nrae_lib import grid, methods, reported
+from nrae_lib.pages.common import banner, download, papermill_command, provenance, text_table, verdicts
 from nrae_lib.plots import method_label, search_grid, show
+from nrae_lib.runs import project_root
 
 
 def show_options(study):
@@ -64,6 +65,28 @@ def study_banner(study, cut, stand_ins=""):
         else "No full-scale runs of this page are committed."
     )
     banner(f"Preset {study.preset}: {cut}. {stored}" + (f" {stand_ins}" if stand_ins else ""))
+
+
+def study_verdicts(study, page, frame=None, recipes=None):
+    """Display the verdicts on the claims of ``page``, on the full-scale runs where there are any.
+
+    At preset "paper" they are also stored in ``results/verdicts``, where the scoreboard reads them.
+
+    Arguments:
+        frame: what is judged, one row per run with the condition in the column ``recipe``; by default ``study.shown_frame``.
+        recipes: the values of that column that count, where they are not the plan's conditions.
+    """
+    from IPython.display import Markdown, display
+
+    plan = study.full_plan if study.full else study.plan
+    shown = study.shown_frame if frame is None else frame
+    items = reported.judge(page, shown, study.shown_preset, tuple(recipes or plan.conditions))
+    verdicts(items)
+    folder = project_root() / "results" / "verdicts"
+    if study.preset == "paper":
+        reported.save(page, items, folder)
+    elif study.full and not reported.agree(page, items, folder):
+        display(Markdown("The scoreboard does not know these verdicts yet: run this page once with preset paper."))
 
 
 def study_numbers(study, name, **tables):

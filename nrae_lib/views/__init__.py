@@ -15,6 +15,7 @@ from nrae_lib.datasets import Dataset
 from nrae_lib.views.common import decode, encode
 from nrae_lib.views.curvature import curvature
 from nrae_lib.views.curve import curve, learned_curve
+from nrae_lib.views.denoising import denoising
 from nrae_lib.views.images import images
 from nrae_lib.views.latent_grid import latent_grid, latent_scores
 from nrae_lib.views.neighborhood import neighborhood
@@ -33,6 +34,7 @@ VIEWS: dict[str, View] = {
     "figure": curve,
     "animation": curve,  # and the curve during training
     "images": images,
+    "denoising": denoising,
     "order": order,
     "latent_grid": latent_grid,
     "latent_scores": latent_scores,
@@ -49,6 +51,7 @@ __all__ = [
     "curvature",
     "curve",
     "decode",
+    "denoising",
     "encode",
     "images",
     "latent_grid",

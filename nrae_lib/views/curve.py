@@ -45,7 +45,7 @@ def curve(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
         "rank_correlation": measures.rank_correlation(test_code, data.test_position[some]),
         "train_rank_correlation": measures.rank_correlation(code[:, 0].cpu(), data.train_position),
         "order_breaks": float(measures.order_breaks(test_code, data.test_position[some])),
-        "total_turning": measures.total_turning(learned),
+        "total_turning": measures.total_turning(learned.flatten(1)),
     }
     arrays = {
         "curve": learned,
