@@ -6,6 +6,8 @@ import pytest
 
 from nrae_lib import methods, reported
 
+SETS = ("mnist", "fmnist", "kmnist", "omniglot", "svhn", "cifar10", "cifar100", "celeba")
+
 
 def frame(metric="test_mse", recipe="paper", **values):
     return pandas.DataFrame(
@@ -22,6 +24,28 @@ def test_table_1_is_the_papers():
     values = {value.method: (value.value, value.error) for value in reported.values("nrae", "table1", "sine")}
     assert len(values) == 9
     assert values["ae"] == (1.9, 0.23) and values["nrae_l"] == (0.29, 0.06) and values["nrae_q"] == (0.30, 0.07)
+
+
+@pytest.mark.parametrize(
+    ("table", "keys", "count"),
+    [
+        ("table2", [(name, "") for name in ("mnist", "cifar10")], 36),
+        ("table3", [(name, size) for name in SETS for size in "SL"], 142),
+        ("table4", [(name, "S") for name in ("mnist", "cifar10")], 34),
+        ("table5", [(name, "S") for name in ("mnist", "cifar10")], 16),
+        ("supp_table2", [(name, size) for name in SETS for size in "SL"], 188),
+        ("supp_table3", [(name, "S") for name in SETS], 63),
+    ],
+)
+def test_every_cell_of_the_tables_on_images_is_there(table, keys, count):
+    """Each method, metric and set once; errors beside the table of errors only, and all of a size that can be."""
+    found = [(key, value) for key in keys for value in reported.values("nrae", table, *key)]
+    assert len(found) == len({(key, value.method, value.metric) for key, value in found}) == count
+    for (name, _), value in found:
+        assert (value.error is not None) == (table == "supp_table3")
+        assert (name, value.method) != ("celeba", "cae")
+        if value.metric == "test_mse":
+            assert 0.001 < value.value < 0.04 and (value.error or 0) < 0.1 * value.value
 
 
 @pytest.mark.parametrize(("paper", "count"), [("nrae", 505), ("iae", 66), ("eae", 90)])

@@ -20,6 +20,7 @@ from nrae_lib.plots.own_data import (
     point_reconstructions,
 )
 from nrae_lib.plots.performance import rates, speedup, step_parts
+from nrae_lib.plots.reconstructions import best_and_worst, image_slider, image_slider_html
 from nrae_lib.plots.runtime import cost_chart, scaling
 from nrae_lib.plots.style import (
     MANIFOLD_COLOUR,
@@ -35,15 +36,18 @@ from nrae_lib.plots.style import (
     style,
 )
 from nrae_lib.plots.sweeps import sweep
+from nrae_lib.plots.toys import LOCAL_COLOUR, neighborhood_reconstructions
 
 __all__ = [
     "CATEGORY_COLOURS",
     "CYCLIC_COLOURS",
+    "LOCAL_COLOUR",
     "MANIFOLD_COLOUR",
     "METHOD_COLOURS",
     "ORDER_COLOURS",
     "PAGE_STYLE",
     "SAMPLE_COLOUR",
+    "best_and_worst",
     "code_circles",
     "code_planes",
     "codes_of_points",
@@ -54,6 +58,8 @@ __all__ = [
     "fold_errors",
     "image_reconstructions",
     "image_rows",
+    "image_slider",
+    "image_slider_html",
     "latent_grids",
     "latent_order",
     "learned_curves",
@@ -61,6 +67,7 @@ __all__ = [
     "method_colour",
     "method_label",
     "mosaic",
+    "neighborhood_reconstructions",
     "per_seed",
     "point_reconstructions",
     "rates",

@@ -179,7 +179,7 @@ def _squares(panels, columns):
     """Figure and a flat list of one square axis per panel."""
     rows = math.ceil(len(panels) / columns)
     width = {1: 360, 2: 500}.get(columns, PAGE_WIDTH)
-    figure, axes = _new_figure(width, rows * (width / columns + 46) + 60, rows, columns)
+    figure, axes = _new_figure(width, rows * (width / columns + 42) + 60, rows, columns)
     axes = axes.ravel()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)

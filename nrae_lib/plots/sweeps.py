@@ -21,7 +21,7 @@ def sweep(
         panel: column whose values get a picture each; one picture without it.
         xlabel, ylabel: of the axes; the names of the columns when None.
         logarithmic: which axes are, "", "x", "y" or "xy".
-        emphasis: methods drawn with thicker lines.
+        emphasis: methods drawn with thicker lines, each thinner than the one before, so that equal lines stay visible.
 
     Returns:
         Figure.
@@ -43,7 +43,7 @@ def sweep(
             rows = drawn if title is None else drawn[drawn[panel] == title]
             settings = np.array(sorted(rows[across].unique()), dtype=float)
             for place, name in enumerate(shown):
-                options = {"color": method_colour(name), "linewidth": 2.6 if name in emphasis else 1.4}
+                options = {"color": method_colour(name), "linewidth": _width(name, emphasis)}
                 if name in levels:
                     axis.axhline(
                         mean_and_deviation(np.asarray(levels[name], dtype=float))[0], linestyle="--", **options
@@ -81,10 +81,14 @@ def _legend(figure, shown, emphasis, levels, paper):
     from matplotlib.lines import Line2D
 
     marks = [
-        Line2D([], [], color=method_colour(name), linewidth=2.6 if name in emphasis else 1.4,
+        Line2D([], [], color=method_colour(name), linewidth=_width(name, emphasis),
                linestyle="--" if name in levels else "-", label=method_label(name))
         for name in shown
     ]  # fmt: skip
     if paper:
         marks.append(Line2D([], [], marker="D", linestyle=":", markerfacecolor="none", color="black", label="paper"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(len(marks), 5), handlelength=2)
+
+
+def _width(name, emphasis):
+    return 4.4 / 2 ** emphasis.index(name) if name in emphasis else 1.4

@@ -6,6 +6,8 @@ A verdict needs at least six seeds (noise draws) of every method it compares, th
 errors (five runs is what the paper has there), and uses tests at level α = 0.05:
 
 - *lower error*, *higher PSNR or ELBO*, *closer to the truth*: one-sided Welch t-tests against every rival.
+- *lower than most*: that a majority of the Welch tests against the rivals point to real differences (partial conjunction), at
+  every setting that was varied.
 - *on most conditions*: one-sided sign test over conditions (data sets, sample sizes) of the means of two methods.
 - *succeeds / fails*: exact one-sided binomial tests that the rate of success is above / below one half.
 - *succeeds where another fails*: one-sided sign test on the seeds that tell the two apart.
@@ -25,7 +27,7 @@ errors (five runs is what the paper has there), and uses tests at level α = 0.0
 
 from typing import TYPE_CHECKING
 
-from nrae_lib.reported import curves, digits, runtime
+from nrae_lib.reported import curves, digits, images, runtime, tables, toys
 from nrae_lib.reported.printed import PAPERS, Value, values
 from nrae_lib.reported.rules import (
     ALPHA,
@@ -43,18 +45,26 @@ from nrae_lib.reported.rules import (
     succeeds_where_other_fails,
     trimmed,
 )
+from nrae_lib.reported.stored import agree, load, save
 from nrae_lib.reported.verdicts import Claim, Verdict
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "ALPHA", "CLAIMS", "FEWEST_FOR_T_TESTS", "FEWEST_SEEDS", "MARGIN", "PAPERS", "STATUSES", "Claim", "Value", "Verdict",
-    "between", "equal", "higher", "judge", "lower", "printed_value", "rate", "sign", "succeeds_where_other_fails",
+    "ALPHA", "CLAIMS", "FEWEST_FOR_T_TESTS", "FEWEST_SEEDS", "MARGIN", "PAPERS", "STATUSES", "Claim", "Value", "Verdict", "agree",
+    "between", "equal", "higher", "judge", "load", "lower", "printed_value", "rate", "save", "sign", "succeeds_where_other_fails",
     "trimmed", "values",
 ]  # fmt: skip
 
-CLAIMS: tuple[Claim, ...] = (*curves.CLAIMS, *digits.CLAIMS, *runtime.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (
+    *curves.CLAIMS,
+    *digits.CLAIMS,
+    *images.CLAIMS,
+    *runtime.CLAIMS,
+    *toys.CLAIMS,
+    *tables.CLAIMS,
+)
 
 
 def judge(page: str, frame: "pandas.DataFrame", preset: str, recipes: tuple[str, ...]) -> list[Verdict]:

@@ -1,0 +1,81 @@
+"""Measures of trained models that are taken after training and stored beside their runs, such as FID and ELBO.
+
+An evaluation is a result, too: what decides it is the run, its own name and its options, and it is computed once. One
+sealed JSON file each lies in the folder ``evaluations`` of the run's store.
+"""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from nrae_lib import datasets
+from nrae_lib.files import seal, unseal, write_atomically
+from nrae_lib.runs import Run, Store, environment, trained_model
+
+
+def evaluate(
+    run: Run,
+    name: str,
+    store: Store,
+    function: Callable[..., dict[str, float]],
+    options: dict | None = None,
+    device: str = "auto",
+) -> dict[str, float]:
+    """The metrics that ``function`` gives for the trained model of ``run``: read where stored, else computed and stored.
+
+    Arguments:
+        run: one whose results are kept with weights (``views.WITH_WEIGHTS``).
+        name: of the measure; with the run and ``options`` it identifies the evaluation. Give a measure whose meaning has
+            changed another name.
+        store: of the run.
+        function: (model, data, **options) -> metrics; the model is in evaluation mode, on ``device``.
+        options: plain data (numbers, texts, lists).
+        device: see :func:`nrae_lib.runs.trained_model`.
+
+    Returns:
+        metrics: name -> number.
+
+    Raises:
+        ValueError: if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
+    """
+    found = stored(run, name, store, options)
+    if found is not None:
+        return found
+    model = trained_model(run, store, device)
+    data = datasets.make(run.data, run.seed, **run.data_options)
+    metrics = {key: float(value) for key, value in function(model, data, **(options or {})).items()}
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} of run {run.label}: {key} is {value}, not a finite number")
+    path, content = _place(run, name, store, options)
+    text = json.dumps({**content, "metrics": metrics, "provenance": environment()}, sort_keys=True)
+    write_atomically(path, seal(text.encode()))
+    return metrics
+
+
+def stored(run: Run, name: str, store: Store, options: dict | None = None) -> dict[str, float] | None:
+    """The stored metrics of an evaluation, see :func:`evaluate`, or None; nothing is computed.
+
+    A damaged file is reported in one sentence and counts as missing.
+    """
+    path, content = _place(run, name, store, options)
+    try:
+        found = json.loads(unseal(path.read_bytes()))
+        if {key: found[key] for key in content} != content:
+            raise ValueError("it belongs to another evaluation")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, OSError) as error:
+        warnings.warn(f"stored evaluation {path} cannot be used ({error}) and will be computed again", stacklevel=2)
+        return None
+    return found["metrics"]
+
+
+def _place(run: Run, name: str, store: Store, options: dict | None) -> tuple[Path, dict]:
+    """The file of an evaluation, and what identifies it as JSON gives it back (tuples are lists there)."""
+    text = json.dumps({"run": run.key, "name": name, "options": options or {}}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return store.folder / "evaluations" / f"{run.key}-{name}-{digest}.json", json.loads(text)

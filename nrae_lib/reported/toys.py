@@ -1,0 +1,58 @@
+"""Claims that the paper's drawings make, Figures 1 to 3, and what drives the method."""
+
+from nrae_lib.reported.rules import equal, higher, lower, rate
+from nrae_lib.reported.verdicts import Claim
+
+_ORDERS = {1: "linear", 2: "quadratic"}
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "fig1-overfits", "fig1_failure_modes", "NRAE", "1, Figure 1 (a)",
+        "The vanilla autoencoder overfits noisy data: NRAE-L's and NRAE-Q's curves turn less.",
+        higher("total_turning", ("ae",), ("nrae_l", "nrae_q")), ("ae", "nrae_l", "nrae_q"), ("noisy sine",),
+    ),
+    Claim(
+        "fig1-wrong-geometry", "fig1_failure_modes", "NRAE", "1, Figure 1 (b)",
+        "The vanilla autoencoder learns a wrong local geometry.",
+        rate(("ae",), succeed=False), ("ae",), ("Swiss roll",),
+    ),
+    Claim(
+        "fig2-points", "fig2_neighborhood_reconstruction", "NRAE", "2.1, Figure 2",
+        "The vanilla autoencoder reconstructs the points almost perfectly (here: with a lower error than NRAE-L and NRAE-Q).",
+        lower("train_mse", ("ae",), ("nrae_l", "nrae_q")), ("ae", "nrae_l", "nrae_q"),
+    ),
+    *(
+        Claim(
+            f"fig2-neighbourhoods-{name}", "fig2_neighborhood_reconstruction", "NRAE", "2.1, Figure 2",
+            "The vanilla autoencoder's reconstruction of neighbourhoods is considerably different from the neighbourhoods "
+            f"(here: the error of the {name} one is higher than NRAE-{name[0].upper()}'s).",
+            higher(f"neighborhood_{order}", ("ae",), (f"nrae_{name[0]}",)), ("ae", f"nrae_{name[0]}"),
+        )
+        for order, name in _ORDERS.items()
+    ),
+    *(
+        Claim(
+            f"fig3-same-points-{rival.replace(' ', '-')}", "fig3_loss_cases", "NRAE", "2.1, Figure 3",
+            f"The point reconstruction losses of the right manifold and of the one with {what} are the same.",
+            equal("train_mse", "right", rival), ("right", rival),
+        )
+        for rival, what in (("wrong order", "the wrong local geometry"), ("overfitting", "overfitting"))
+    ),
+    *(
+        Claim(
+            f"fig3-ranks-{name}", "fig3_loss_cases", "NRAE", "2.1, Figure 3",
+            f"The right manifold has the smallest neighbourhood reconstruction loss ({name} approximation).",
+            lower(f"neighborhood_{order}", ("right",), ("wrong order", "overfitting")),
+            ("right", "wrong order", "overfitting"),
+        )
+        for order, name in _ORDERS.items()
+    ),
+    *(
+        Claim(
+            f"lambda-to-ae-{method}", "lambda_and_order", "NRAE", "2.1; supplement, convergence to vanilla AE",
+            f"NRAE converges to the vanilla autoencoder: at the smallest λ {title} has AE's error.",
+            equal("test_mse", method, "ae"), ("ae", method), ("sine, smallest λ", "Swiss roll, smallest λ"),
+        )
+        for method, title in (("nrae_l", "NRAE-L"), ("nrae_q", "NRAE-Q"))
+    ),
+)  # fmt: skip

@@ -1,0 +1,58 @@
+"""Evaluations: computed once, stored beside their run, damaged files found out."""
+
+import pytest
+import torch
+
+from nrae_lib import evaluations, measures
+from nrae_lib.models import ConvNetwork
+from nrae_lib.runs import Run, Store, perform
+from nrae_lib.training import Optimization
+
+DATA = {"source": "stand_in", "n_train": 20, "n_validation": 0, "n_test": 12}
+RUN = Run("mnist", "ae", ConvNetwork(2, width=0.01), Optimization(1, 10), 0, DATA, keep="images")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.put(perform(RUN, "cpu"))
+    return store
+
+
+def test_a_stored_evaluation_is_read_and_options_and_names_tell_them_apart(store):
+    calls = []
+
+    def error(model, data, factor=1.0):
+        calls.append(factor)
+        return {"mse": factor * measures.mean_squared_error(model, data.test)}
+
+    assert evaluations.stored(RUN, "mse", store) is None
+    first = evaluations.evaluate(RUN, "mse", store, error, device="cpu")
+    assert first["mse"] == pytest.approx(store.get(RUN).metrics["test_mse"], rel=1e-6)  # the trained model, its data
+    assert (
+        evaluations.evaluate(RUN, "mse", store, error, device="cpu") == first == evaluations.stored(RUN, "mse", store)
+    )
+    assert calls == [1.0]
+    double = evaluations.evaluate(RUN, "mse", store, error, {"factor": 2.0}, "cpu")
+    assert double["mse"] == pytest.approx(2 * first["mse"]) and calls == [1.0, 2.0]
+    evaluations.evaluate(RUN, "other", store, error, device="cpu")
+    assert calls == [1.0, 2.0, 1.0]
+    assert len(list((store.folder / "evaluations").glob("*.json"))) == 3
+
+
+def test_damage_is_reported_and_computed_again(store):
+    def one(model, data):
+        return {"one": 1}
+
+    evaluations.evaluate(RUN, "one", store, one, device="cpu")
+    [path] = (store.folder / "evaluations").glob("*-one-*.json")
+    path.write_bytes(path.read_bytes().replace(b'"one": 1.0', b'"one": 2.0'))
+    with pytest.warns(UserWarning, match="checksum does not match"):
+        assert evaluations.evaluate(RUN, "one", store, one, device="cpu") == {"one": 1.0}
+    assert evaluations.stored(RUN, "one", store) == {"one": 1.0}
+
+
+def test_values_that_are_not_finite_are_not_stored(store):
+    with pytest.raises(ValueError, match="elbo is nan"):
+        evaluations.evaluate(RUN, "bad", store, lambda model, data: {"elbo": torch.nan}, device="cpu")
+    assert evaluations.stored(RUN, "bad", store) is None
