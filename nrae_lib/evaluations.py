@@ -11,9 +11,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from nrae_lib import datasets
+import torch
+from torch import Tensor, nn
+
+from nrae_lib import datasets, measures
+from nrae_lib.datasets import Dataset
 from nrae_lib.files import seal, unseal, write_atomically
 from nrae_lib.runs import Run, Store, environment, trained_model
+from nrae_lib.views import decode, encode
 
 
 def evaluate(
@@ -72,6 +77,62 @@ def stored(run: Run, name: str, store: Store, options: dict | None = None) -> di
         warnings.warn(f"stored evaluation {path} cannot be used ({error}) and will be computed again", stacklevel=2)
         return None
     return found["metrics"]
+
+
+def reconstruction_fid(model: nn.Module, data: Dataset, **options) -> dict[str, float]:
+    """FID of the reconstructed test images and the test images (NRAE, supplement, Table 2).
+
+    Arguments:
+        options: of :func:`nrae_lib.measures.fid`, such as ``dims``.
+
+    Returns:
+        ``{"fid": ...}``.
+
+    Raises:
+        FidWeightsMissing: see :func:`nrae_lib.measures.fid`.
+    """
+    reconstructed = decode(model, encode(model, data.test), data.test[0].numel())
+    return {"fid": measures.fid(reconstructed, data.test, next(model.parameters()).device, **options)}
+
+
+def elbo(model: nn.Module, data: Dataset, floor: float = 1 / 255, samples: int = 16, **options) -> dict[str, float]:
+    """Evidence lower bound of the test images, in nats per image (NRAE, supplement, Table 2).
+
+    σ, ε and the density of codes are fitted to the training images and chosen by the validation images, if there are any.
+
+    Arguments:
+        floor: smallest σ, in the unit of the pixels.
+        samples: draws of z per test image.
+        options: of :func:`nrae_lib.measures.fit_elbo`.
+
+    Returns:
+        elbo, the mean over the test images; at_floor, the fraction of pixels whose σ lies at the floor.
+    """
+    device = next(model.parameters()).device
+    fitted = measures.fit_elbo(model, data.train, data.validation, floor=floor, device=device, **options)
+    sigma = fitted.log_sigma.exp()
+    return {
+        "elbo": float(fitted.elbo(data.test.to(device), samples=samples).double().mean()),
+        "at_floor": float((sigma <= floor * (1 + 1e-5)).double().mean()),
+    }
+
+
+def sharpness(reconstructed: Tensor, originals: Tensor) -> float:
+    r"""How much of the originals' local contrast their reconstructions have: 1 as sharp, 0 without any.
+
+    .. math:: \frac{\sum (\hat x_p - \hat x_q)^2}{\sum (x_p - x_q)^2}
+
+    with sums over all images and all pairs p, q of horizontal or vertical neighbours.
+
+    Arguments:
+        reconstructed, originals: (N, C, H, W) of the same shape, bytes or floats.
+    """
+
+    def contrast(images):
+        images = images.double()
+        return images.diff(dim=-1).square().sum() + images.diff(dim=-2).square().sum()
+
+    return float(contrast(torch.as_tensor(reconstructed)) / contrast(torch.as_tensor(originals)))
 
 
 def _place(run: Run, name: str, store: Store, options: dict | None) -> tuple[Path, dict]:

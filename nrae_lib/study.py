@@ -24,8 +24,8 @@ class Plan:
     Arguments:
         conditions: name -> the fields of its runs: data, data_options, network, optimization and perhaps recipe. Also
             ``methods`` (by default all of the plan), ``options`` (method -> options of this condition that are not
-            searched, over ``fixed``), ``search_data_options``: what differs in the data of the search, and ``search_as``:
-            the condition whose choices it takes instead of searching.
+            searched, over ``fixed``), ``keep`` (in place of the plan's), ``search_data_options``: what differs in the data
+            of the search, and ``search_as``: the condition whose choices it takes instead of searching.
         methods: names from the catalogue, in the order of the page.
         seeds: of every condition, 0, 1, ...
         keep: what results hold, a name from ``views.VIEWS``; ``keep_first`` is for seed 0, by default the same.
@@ -72,7 +72,8 @@ class Plan:
             if name in content
         }
         fixed = self.fixed.get(method, {}) | content.get("options", {}).get(method, {})
-        keep = "metrics" if searching else (self.keep_first if seed == 0 else "") or self.keep
+        kept = content.get("keep") or (self.keep_first if seed == 0 else "") or self.keep
+        keep = "metrics" if searching else kept
         if searching and self.search_epochs:
             fields["optimization"] = replace(fields["optimization"], epochs=self.search_epochs)
         if searching and "search_data_options" in content:

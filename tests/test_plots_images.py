@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -91,3 +93,31 @@ def test_the_slider_holds_every_image_and_note(channels, kind):
 def test_rows_of_different_images_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         plots.image_slider_html({"a": some_images(4), "b": some_images(5)})
+
+
+def test_the_slider_answers_to_the_keyboard_in_a_browser(tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    flat = np.stack([np.full((1, 6, 6), value, np.uint8) for value in (0, 64, 128, 192, 255)])
+    html = plots.image_slider_html({"ae": flat}, {"ae": list("abcde")}, alt="Flat images")
+    page_file = tmp_path / "page.html"
+    page_file.write_text(f"<!doctype html><meta charset=utf-8><body>{html}{html}", encoding="utf-8")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(page_file.as_uri())
+        first, second = page.locator(".nrae-scrubber").all()
+        first.locator("input").focus()
+        for _ in range(2):
+            page.keyboard.press("ArrowRight")
+        assert first.locator(".nrae-scrubber-step").inner_text() == "image 3 of 5"
+        assert first.locator("small").inner_text() == "c" and second.locator("small").inner_text() == "a"
+        from PIL import Image
+
+        picture = Image.open(io.BytesIO(first.locator("figure > div").screenshot())).convert("L")
+        middle = picture.getpixel((picture.width // 2, picture.height // 2))
+        assert middle == 128, "the third image is shown, and nothing of its neighbours"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.close()

@@ -8,7 +8,9 @@ from torch import nn
 
 from nrae_lib import views
 from nrae_lib.datasets import Dataset
-from nrae_lib.models import Autoencoder
+from nrae_lib.models import Autoencoder, Network
+from nrae_lib.study import Plan
+from nrae_lib.training import Optimization
 
 
 class Halve(nn.Module):
@@ -44,3 +46,11 @@ def test_data_without_noise_is_refused():
     images = torch.zeros(4, 1, 2, 2)
     with pytest.raises(ValueError, match="needs images with noise"):
         views.VIEWS["denoising"](Autoencoder(nn.Flatten(), Halve()), Dataset(images, images))
+
+
+def test_one_condition_of_a_plan_can_keep_what_only_its_data_allows():
+    fields = dict(data="mnist", network=Network((4,), 2), optimization=Optimization(1, 10))
+    noisy = fields | dict(data_options=dict(noise=0.1), keep="denoising", search_as="clean")
+    plan = Plan({"clean": fields, "noisy": noisy}, ("ae",), seeds=1, keep="images")
+    assert plan.run("clean", "ae", 0, {}).keep == "images" and plan.run("noisy", "ae", 0, {}).keep == "denoising"
+    assert plan.run("noisy", "ae", 0, {}, searching=True).keep == "metrics"

@@ -8,6 +8,7 @@ Importing this package needs numpy only; matplotlib, pandas and IPython are impo
 
 from nrae_lib.plots.animation import scrubber, scrubber_html
 from nrae_lib.plots.curves import latent_order, learned_curves
+from nrae_lib.plots.explorer import latent_walk, latent_walk_html
 from nrae_lib.plots.images import image_rows, mosaic
 from nrae_lib.plots.latent import CYCLIC_COLOURS, code_circles, code_planes, curvature_fields, latent_grids
 from nrae_lib.plots.many_runs import mean_and_deviation, per_seed, search_grid
@@ -36,6 +37,7 @@ from nrae_lib.plots.style import (
     style,
 )
 from nrae_lib.plots.sweeps import sweep
+from nrae_lib.plots.tables import dot_rows
 from nrae_lib.plots.toys import LOCAL_COLOUR, neighborhood_reconstructions
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "codes_of_points",
     "cost_chart",
     "curvature_fields",
+    "dot_rows",
     "feature_errors",
     "figure_html",
     "fold_errors",
@@ -62,6 +65,8 @@ __all__ = [
     "image_slider_html",
     "latent_grids",
     "latent_order",
+    "latent_walk",
+    "latent_walk_html",
     "learned_curves",
     "mean_and_deviation",
     "method_colour",

@@ -50,6 +50,19 @@ def scrubber_html(panels, frame_steps, truth=None, alt="The learned manifold dur
         # Neighbouring points are then about a pixel apart in a small picture: more cannot be seen.
         kept = np.linspace(0, curve.shape[1] - 1, min(curve.shape[1], 160)).round().astype(int)
         frames[title] = curve[:, kept]
+    return _canvas_html(samples, frames, [f"{unit} {step}" for step in frame_steps], truth, alt, unit)
+
+
+def _canvas_html(samples, frames, labels, truth, alt, name, still=False):
+    """Curves on a canvas over a slider with a play button.
+
+    Arguments:
+        samples: title -> (n, 2).
+        frames: title -> (F, p, 2), one curve per place of the slider; if ``still``, (1, p, 2), one curve on which a dot
+            moves, a point per place.
+        labels: text at each place of the slider, which starts at the last, or if ``still`` at the first.
+        name: what the slider moves, for screen readers.
+    """
     truth = None if truth is None else _points(truth, "truth")
     limits = _limits([*samples.values()] + ([] if truth is None else [truth]))
     low, side = np.array(limits)[:, 0], max(high - low for low, high in limits)
@@ -61,35 +74,40 @@ def scrubber_html(panels, frame_steps, truth=None, alt="The learned manifold dur
         return base64.b64encode(units.tobytes()).decode()
 
     setup = {
-        "steps": frame_steps,
-        "unit": unit,
+        "labels": labels,
         "aspect": _aspect(limits),
         "scale": 8192 * (limits[0][1] - limits[0][0]) / side,
         "truth": None if truth is None else packed(truth[:: max(1, len(truth) // 160)]),
         "panels": [
             {"title": method_label(title), "train": packed(samples[title]), "frames": packed(frames[title])}
-            for title in panels
+            for title in samples
         ],
         "sample": SAMPLE_COLOUR,
         "manifold": MANIFOLD_COLOUR,
+        "still": still,
     }
     # "<" could end the script element early; JSON may spell it as an escape.
     data = json.dumps(setup, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     identity = hashlib.sha256((alt + data).encode()).hexdigest()[:12]
-    last, final = len(frame_steps) - 1, f"{unit} {frame_steps[-1]}"
-    label = html.escape(alt, quote=True)
-    unit, final = html.escape(unit, quote=True), html.escape(final, quote=True)
-    truth_legend = '<span><i style="border-top:2px dashed;opacity:.6"></i>truth</span>' if truth is not None else ""
+    last = len(labels) - 1
+    first = 0 if still else last
+    label, name, shown = (html.escape(text, quote=True) for text in (alt, name, labels[first]))
+    legend = [
+        f'<i style="width:9px;height:9px;border-radius:50%;background:{SAMPLE_COLOUR}"></i>noisy samples',
+        f'<i style="border-top:3px solid {MANIFOLD_COLOUR}"></i>learned manifold',
+    ]
+    if truth is not None:
+        legend.append('<i style="border-top:2px dashed;opacity:.6"></i>truth')
+    if still:
+        legend.append('<i style="width:12px;height:12px;border-radius:50%;background:currentColor"></i>decoded point')
     return (
         f"<style>{PAGE_STYLE}{_SCRUBBER_STYLE}</style>"
         f'<div class="nrae-scrubber" data-nrae-scrubber="{identity}">'
         f'<canvas role="img" aria-label="{label}"></canvas>'
-        f'<div class="nrae-scrubber-legend">'
-        f'<span><i style="width:9px;height:9px;border-radius:50%;background:{SAMPLE_COLOUR}"></i>noisy samples</span>'
-        f'<span><i style="border-top:3px solid {MANIFOLD_COLOUR}"></i>learned manifold</span>{truth_legend}</div>'
+        f'<div class="nrae-scrubber-legend">{"".join(f"<span>{entry}</span>" for entry in legend)}</div>'
         f'<div class="nrae-scrubber-controls"><button type="button" aria-label="play">▶</button>'
-        f'<input type="range" min="0" max="{last}" value="{last}" step="1" aria-label="{unit}: {label}"'
-        f' aria-valuetext="{final}"><span class="nrae-scrubber-step">{final}</span></div></div>'
+        f'<input type="range" min="0" max="{last}" value="{first}" step="1" aria-label="{name}: {label}"'
+        f' aria-valuetext="{shown}"><span class="nrae-scrubber-step">{shown}</span></div></div>'
         f"<script>{_SCRUBBER_SCRIPT.replace('IDENTITY', identity).replace('SETUP', data)}</script>"
     )
 
@@ -163,7 +181,8 @@ _SCRUBBER_SCRIPT = """
           pen.arc(x + panel.train[i] * size, y + height - panel.train[i + 1] * size, radius, 0, 7);
           pen.fill();
         }
-        const length = panel.frames.length / setup.steps.length, from = slider.value * length;
+        const length = panel.frames.length / (setup.still ? 1 : setup.labels.length);
+        const from = setup.still ? 0 : slider.value * length;
         pen.strokeStyle = setup.manifold;
         pen.lineWidth = 2.4;
         trace(panel.frames, from, from + length, x, y, width, height);
@@ -174,12 +193,20 @@ _SCRUBBER_SCRIPT = """
           pen.setLineDash([4, 3]);
           trace(truth, 0, truth.length, x, y, width, height);
         }
+        if (setup.still) {
+          const at = 2 * slider.value;
+          pen.fillStyle = ink;
+          pen.globalAlpha = 1;
+          pen.beginPath();
+          pen.arc(x + panel.frames[at] * size, y + height - panel.frames[at + 1] * size, 2.6 * radius, 0, 7);
+          pen.fill();
+        }
         pen.restore();
       });
     };
     const redraw = () => { if (!waiting) { waiting = true; requestAnimationFrame(draw); } };
     const change = () => {
-      label.textContent = setup.unit + " " + setup.steps[slider.value];
+      label.textContent = setup.labels[slider.value];
       slider.setAttribute("aria-valuetext", label.textContent);
       redraw();
     };
@@ -194,7 +221,7 @@ _SCRUBBER_SCRIPT = """
         slider.value = +slider.value + 1;
         change();
         if (slider.value === slider.max || !box.isConnected) play(false);
-      }, Math.max(50, 5000 / setup.steps.length));
+      }, Math.max(50, 5000 / setup.labels.length));
     };
     button.addEventListener("click", () => play(timer === null));
     slider.addEventListener("input", () => { play(false); change(); });

@@ -31,8 +31,8 @@ def _cyclic():
 def code_circles(panels, columns=None):
     """Figure 9 of the paper: points on the unit circle of a circular latent space, coloured by their true angle.
 
-    Points that share a code hide one another on the circle, so they are drawn a second time outside of it, farther out the
-    larger their true angle: a code that keeps the order is one spiral, a fold turns back and a jump cuts it.
+    Points that share a code hide one another on the circle, so they are drawn a second time outside of it, farther out
+    the larger their true angle: a code that keeps the order is one spiral, a fold turns back and a jump cuts it.
 
     Arguments:
         panels: title -> {"code": (N, 2) on the unit circle, "angle": (N,) in degrees, "note": str, optional}.
@@ -68,8 +68,8 @@ def latent_grids(panels, columns=3):
     """Figure 5 of the paper: images decoded from a regular grid of each latent space, one picture per method.
 
     Arguments:
-        panels: title -> {"grid": (R, C, channels, H, W) uint8, "near": (R, C) bool, optional, "note": str, optional}. Images
-            where ``near`` is False, away from the data, are pale.
+        panels: title -> {"grid": (R, C, channels, H, W) uint8, "near": (R, C) bool, optional, "note": str, optional}.
+            Images where ``near`` is False, away from the data, are pale.
         columns: pictures per row.
 
     Returns:
@@ -126,13 +126,13 @@ def curvature_fields(panels, columns=3):
     """Figure 6 of the paper: the scalar curvature R over each latent space, on one symmetric logarithmic colour scale.
 
     Arguments:
-        panels: title -> {"field": (R, C), R over [-2, 2]², the first row on top, NaN outside of the data; "code": (N, 2),
-            "note": str, optional}.
+        panels: title -> {"field": (R, C), R over [-2, 2]², the first row on top, NaN outside of the data;
+            "code": (N, 2), "note": str, optional}.
         columns: pictures per row.
 
     Returns:
-        Figure: grey where R = 0, blue where it is negative (a saddle), orange where it is positive; colours are linear below
-        the lowest tenth of all ``abs(R)``, and end at the largest hundredth.
+        Figure: grey where R = 0, blue where it is negative (a saddle), orange where it is positive; colours are linear
+        below the lowest tenth of all ``abs(R)``, and end at the largest hundredth.
     """
     panels = {title: _field_panel(title, panel) for title, panel in _not_empty(panels).items()}
     return _with_narrow(lambda columns: _draw_fields(panels, columns), min(columns, len(panels)))

@@ -239,6 +239,9 @@ def _draw_line_search(axis, method, option, means, choice):
     if len(numbers) <= 6:
         axis.minorticks_off()
         axis.set_xticks(numbers, [f"{number:g}" for number in numbers])
+        places = np.log(numbers) if axis.get_xscale() == "log" else numbers
+        if len(numbers) > 1 and np.diff(places).min() < 0.2 * np.ptp(places):  # the labels would touch
+            axis.tick_params(axis="x", labelrotation=30)
     axis.set_yscale("log")
     _plain_log_ticks(axis.yaxis)
     axis.grid(axis="y")

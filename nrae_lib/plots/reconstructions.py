@@ -105,7 +105,7 @@ def _strip(images):
 
 
 _SLIDER_STYLE = (
-    ".nrae-tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(96px,1fr));gap:.6em}"
+    ".nrae-tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(118px,1fr));gap:.6em}"
     ".nrae-tiles figure{margin:0;text-align:center}"
     ".nrae-tiles figure>div{background-repeat:no-repeat;image-rendering:pixelated;forced-color-adjust:none}"
     ".nrae-tiles figcaption{font-size:.85em;margin:.2em 0 0;color:inherit}"

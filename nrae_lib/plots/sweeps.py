@@ -38,7 +38,7 @@ def sweep(
     shown = [name for name in method_order if name in levels or (drawn["method"] == name).any()]
     with style():
         width = PAGE_WIDTH / len(panels) if len(panels) > 1 else PAGE_WIDTH
-        figure, axes = _new_figure(PAGE_WIDTH, 400 if width > 400 else 340, 1, len(panels), sharex=True)
+        figure, axes = _new_figure(PAGE_WIDTH, 400 if width > 400 else 340, 1, len(panels))
         for axis, title in zip(axes[0], panels, strict=True):
             rows = drawn if title is None else drawn[drawn[panel] == title]
             settings = np.array(sorted(rows[across].unique()), dtype=float)

@@ -26,9 +26,9 @@ def neighborhood_reconstructions(panels, truth=None, columns=None):
     """Figures 2 and 3 of the paper: neighbours, their local reconstructions, and the distances between them.
 
     Arguments:
-        panels: title -> {"train": (n, 2), "curve": (p, 2), "graph": (n, k) indices of neighbours, "near": (n, k, 2) their
-            local reconstructions, "point": (n, 2) the reconstructed points, "local": (n, l, 2) the local approximations,
-            "chosen": indices of the centres that are drawn, all if left out, "note": str, optional}.
+        panels: title -> {"train": (n, 2), "curve": (p, 2), "graph": (n, k) indices of neighbours, "near": (n, k, 2)
+            their local reconstructions, "local": (n, l, 2) the local approximations, optional, "chosen": indices of the
+            centres that are drawn, all if left out, "note": str, optional}.
         truth: (p, 2), the noise-free curve, dashed; optional.
         columns: pictures per row; chosen from their number when None.
 
@@ -49,6 +49,7 @@ def neighborhood_reconstructions(panels, truth=None, columns=None):
 def _draw_neighborhoods(panels, truth, limits, columns):
     with style():
         figure, axes = _multiples(panels, limits, columns)
+        figure.set_figheight(figure.get_figheight() + 0.6)  # two lines of notes, three of the legend
         for axis, (title, panel) in zip(axes, panels.items(), strict=True):
             axis.set_title(method_label(title))
             axis.set_xlabel(panel["note"], fontsize=11)
@@ -70,8 +71,8 @@ def _draw_neighborhoods(panels, truth, limits, columns):
                 label="neighbours, reconstructed",
             )  # fmt: skip
             axis.plot(
-                *panel["train"][chosen].T, "o", color="black", markersize=8, markerfacecolor="none", markeredgewidth=1.3,
-                label="centre x",
+                *panel["train"][chosen].T, "o", color="black", markersize=8, markerfacecolor="none",
+                markeredgewidth=1.3, label="centre x",
             )  # fmt: skip
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(
@@ -85,8 +86,8 @@ def _neighborhood_panel(title, panel):
     graph, near = np.asarray(_entry(title, panel, "graph")), np.asarray(_entry(title, panel, "near"), dtype=float)
     if graph.shape[:1] != (len(train),) or near.shape != (*graph.shape, 2):
         raise ValueError(
-            f"graph and near of {title!r} must have shapes ({len(train)}, k) and ({len(train)}, k, 2), got {graph.shape} "
-            f"and {near.shape}"
+            f"graph and near of {title!r} must have shapes ({len(train)}, k) and ({len(train)}, k, 2), got "
+            f"{graph.shape} and {near.shape}"
         )
     return {
         "train": train,

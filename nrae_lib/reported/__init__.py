@@ -16,7 +16,7 @@ errors (five runs is what the paper has there), and uses tests at level α = 0.0
 
   These are "reproduced" if all tests are significant, "not reproduced" if some observed effect is absent or points the
   other way, and "inconclusive" otherwise.
-- *the printed value*, *no difference*: equivalence within 25 % by two one-sided t-tests. "Reproduced" if both are
+- *the printed value*, *no difference*, *robust*: equivalence within 25 % by two one-sided t-tests. "Reproduced" if both are
   significant, "not reproduced" if instead the difference is significant, "inconclusive" otherwise. Without such a
   test, noise and few seeds would pass for agreement.
 - *a ratio of running times*: one-sided t-tests of its logarithm over rounds, in each of which all methods took their

@@ -18,14 +18,14 @@ _CODES = 500
 def curvature(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scalar curvature of the decoded surface where the training codes are; in float64, as its formula asks.
 
-    Curvature does not depend on the coordinates of the latent plane; whitened ones only say where the field is drawn. Its
-    unit is 1 / (unit of the images)², with the norm over all their values.
+    Curvature does not depend on the coordinates of the latent plane; whitened ones only say where the field is drawn.
+    Its unit is 1 / (unit of the images)², with the norm over all their values.
 
     Returns:
-        metrics curvature, the median of ``abs(R)`` over 500 evenly chosen training codes, log10_curvature, its logarithm, and
-        field_curvature, the median over the grid in the region of the data (``grid_near``).
-        Places where the decoder is no immersion are left out. Arrays: field (32, 32) float32, R on the grid, row by row from
-        above, NaN outside of the region; code (at most 500, 2), whitened, and code_curvature (at most 500,).
+        metrics curvature, the median of ``abs(R)`` over 500 evenly chosen training codes, log10_curvature, its logarithm,
+        and field_curvature, the median over the part of the grid where a training code lies within one step of it. Places
+        where the decoder is no immersion are left out. Arrays: field (32, 32) float32, R on the grid, row by row from
+        above, NaN elsewhere; code (at most 500, 2), whitened, and code_curvature (at most 500,).
 
     Raises:
         ValueError: if the codes are not in the plane.

@@ -84,9 +84,10 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
     """What is decoded from a 19 x 19 grid of the whitened latent plane.
 
     Returns:
-        metrics grid_roughness, :func:`nrae_lib.measures.grid_smoothness` of the whole grid, and data_roughness, of the part
-        in the region of the data (``grid_near``). Arrays: grid (10, 10, ...) uint8, every second row and column; near (10, 10) bool, that region;
-        code (at most 1000, 2), whitened training codes; position, theirs, where the data has any.
+        metrics grid_roughness, :func:`nrae_lib.measures.grid_smoothness` of the whole grid, and data_roughness, of the
+        region of the data, where some training code lies within one step of the grid. Arrays: grid (10, 10, ...) uint8,
+        every second row and column; near (10, 10) bool, that region; code (at most 1000, 2), whitened training codes;
+        position, theirs, where the data has any.
 
     Raises:
         ValueError: if the codes are not in the plane.

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nrae_lib import losses
+from nrae_lib import losses, measures
 from nrae_lib.datasets import Dataset
 from nrae_lib.graph import knn_graph
 from nrae_lib.taylor import taylor
@@ -19,20 +19,21 @@ _TOLERANCE = 0.1
 def neighborhood(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     r"""How well local approximations of a learned curve reconstruct the neighbourhoods of the training points.
 
-    Every training point x has the neighbourhood N(x) of itself and its four nearest others. With the decoder expanded to
-    order o at g(x), :math:`\tilde F(x'; x)` reconstructs x' in N(x), and
+    Every training point x has the neighbourhood N(x) of itself and its four nearest others. With the decoder expanded
+    to order o at g(x), :math:`\tilde F(x'; x)` reconstructs x' in N(x), and
 
     .. math:: \mathcal L_o = \frac1N \sum_x \frac15 \sum_{x' \in N(x)} \tfrac1D \lVert x' - \tilde F(x'; x) \rVert^2
 
     is equation 3 with K = 1: whatever λ and k a method trains with, all models are measured alike. The reach of an
-    expansion is the length of the learned curve around F(x) on which it stays closer to the curve than a tenth of the root
-    mean square distance of the training points from their mean.
+    expansion is the length of the learned curve around F(x) on which it stays closer to the curve than a tenth of the
+    root mean square distance of the training points from their mean.
 
     Returns:
-        metrics and arrays of :func:`nrae_lib.views.curve`; metrics neighborhood_o and neighbor_error_o (without x itself)
-        for o = 0, 1, 2, reach_1 and reach_2 (means over the training points); arrays point (N, D), the F(x); graph (N, 4),
-        indices of the neighbours; near_o (N, 4, D), their reconstructions, and local_o (N, 21, D), the expansion over the
-        codes of the whole neighbourhood, for o = 1, 2; reach_1, reach_2 (N,).
+        metrics and arrays of :func:`nrae_lib.views.curve`; metrics train_order_breaks, of the codes of the training
+        points; neighborhood_o and neighbor_error_o (without x itself) for o = 0, 1, 2; reach_1 and reach_2 (means over
+        the training points). Arrays point (N, D), the F(x); graph (N, 4), indices of the neighbours; near_o (N, 4, D),
+        their reconstructions, and local_o (N, 21, D), the expansion over the codes of the whole neighbourhood, for
+        o = 1, 2; reach_1, reach_2 (N,).
 
     Raises:
         ValueError: if the codes are not one-dimensional, or there are fewer than five training points.
@@ -46,6 +47,9 @@ def neighborhood(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dic
             f"not codes of dimension {z.shape[1]} of {len(train)} points"
         )
     metrics, arrays = curve(model, data)
+    if data.train_position is not None:
+        breaks = measures.order_breaks(z[:, 0].cpu(), data.train_position.cpu())
+        metrics["train_order_breaks"] = float(breaks)
     graph = knn_graph(train, _NEIGHBORS)
     x_near, z_near = train[graph].transpose(0, 1), z[graph].transpose(0, 1)
     for order in (0, 1, 2):

@@ -25,8 +25,8 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
 
     Returns:
         metrics on a line: rank_correlation, train_rank_correlation, order_breaks, train_order_breaks; on a circle:
-        circular_correlation, winding_number, circular_breaks, each also with the prefix train_; an open family's winding
-        number is the fraction of a turn between its first and last code, with its sign. In both cases
+        circular_correlation, winding_number, circular_breaks, each also with the prefix ``train_``; an open family's
+        winding number is the fraction of a turn between its first and last code, with its sign. In both cases
         neighbor_breaks, the discontinuities among the training points in the order of the code. Arrays: code
         (N, m) and test_code (M, m) with position and test_position; sequence (N,), the training points in the order of
         the code; decoded (N, ...) uint8, their decodings in this order; breaks, the places i whose successor i + 1 lies
