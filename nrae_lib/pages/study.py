@@ -1,13 +1,16 @@
-"""What the pages of a :class:`nrae_lib.study.Study` share: options, search, banner, numbers."""
+"""What the pages of a :class:`nrae_lib.study.Study` share: options, search, banner, verdicts, numbers.
 
-from nrae_lib import grid, methods, reported
+Importing this file needs no PyTorch: what does is imported where it is used.
+"""
+
 from nrae_lib.pages.common import banner, download, papermill_command, provenance, text_table, verdicts
 from nrae_lib.plots import method_label, search_grid, show
-from nrae_lib.runs import project_root
 
 
 def show_options(study):
     """Display the options of each method under each condition, in the papers' symbols; after ``study.search()``."""
+    from nrae_lib import methods
+
     plan = study.plan
     rows = {}
     for name in plan.methods:
@@ -78,6 +81,9 @@ def study_verdicts(study, page, frame=None, recipes=None):
     """
     from IPython.display import Markdown, display
 
+    from nrae_lib import reported
+    from nrae_lib.runs import project_root
+
     plan = study.full_plan if study.full else study.plan
     shown = study.shown_frame if frame is None else frame
     items = reported.judge(page, shown, study.shown_preset, tuple(recipes or plan.conditions))
@@ -97,6 +103,8 @@ def study_numbers(study, name, **tables):
         tables: further DataFrames to download, by the last part of their file names.
     """
     from IPython.display import Markdown, display
+
+    from nrae_lib import grid
 
     for part, frame in tables.items():
         download(frame, f"{name}_{part}.csv")
