@@ -36,7 +36,7 @@ def evaluate(
         name: of the measure; with the run and ``options`` it identifies the evaluation. Give a measure whose meaning has
             changed another name.
         store: of the run.
-        function: (model, data, **options) -> metrics; the model is in evaluation mode, on ``device``.
+        function: ``(model, data, **options) -> metrics``; the model is in evaluation mode, on ``device``.
         options: plain data (numbers, texts, lists).
         device: see :func:`nrae_lib.runs.trained_model`.
 
