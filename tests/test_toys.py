@@ -183,7 +183,7 @@ def test_pages_that_share_runs_state_them_alike():
         return re.sub(r"\s", "", "".join(cell.source for cell in cells if cell.cell_type == "code"))
 
     interactive, eight = source("interactive"), source("fig8_rotated_shifted")
-    presets = re.search(r"PRESETS=\{.*?\n?\}SOURCE=", eight)[0]
+    presets = re.search(r'PRESETS=\{.*?"paper":dict\([^)]*\),\}', eight)[0]
     rotated = re.search(r'"rotated3":dict\(.*?search_data_options=dict\(index=1\)', eight)[0]
     assert presets in interactive and rotated in interactive
     first, second = source("fig1_failure_modes"), source("fig2_neighborhood_reconstruction")
