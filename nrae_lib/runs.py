@@ -177,14 +177,18 @@ class Store:
         """Where a preset's results live: ``results/<experiment>`` (committed) for "paper", else a scratch folder.
 
         The scratch folder is ``$NRAE_RESULTS``, by default ``_build/results`` in the checkout, and in it one folder for
-        each state of the library's code, so that what an edit may have changed is computed again. Committed
+        each state of the library's code and of the image sets, so that what an edit or another file may have changed is
+        computed again. Committed
         results outlive edits; ``semantics`` and a test that trains some of them again guard those.
         """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
         if preset == "paper":
             return Store(project_root() / "results" / experiment)
-        return Store(Path(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results") / _code())
+        return Store(
+            Path(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results")
+            / f"{_code()}-{datasets.state()}"
+        )
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.key}.npz"
@@ -362,14 +366,20 @@ def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
     """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not here.
 
     Raises:
-        ValueError: if ``run.keep`` is none of ``views.WITH_WEIGHTS``, or for an unknown device.
+        ValueError: if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does not
+            repeat the stored result, which stays as it is.
     """
     if run.keep not in WITH_WEIGHTS:
         raise ValueError(f"weights are kept for keep={' or '.join(map(repr, WITH_WEIGHTS))}, not {run.keep!r}")
     with store.claim(run, wait=True):
         weights = store.weights(run)
         if weights is None:
-            result = perform(run, device, store.checkpoint(run))
+            known, result = store.get(run), perform(run, device, store.checkpoint(run))
+            if known is not None and known.metrics != result.metrics:
+                raise ValueError(
+                    f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers: "
+                    f"measure it on the machine that trained it ({known.provenance.get('device', 'unknown')})"
+                )
             store.put(result)
             store.checkpoint(run).unlink(missing_ok=True)
             weights = result.weights
@@ -448,7 +458,7 @@ def _code() -> str:
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for name in (
-        "taylor", "graph", "datasets", "feed", "models", "losses", "measures", "methods", "training", "ensemble", "views", "runs"
+        "taylor", "graph", "datasets", "feed", "models", "losses", "measures", "methods", "training", "ensemble", "densities", "views", "evaluations", "runs"
     ):  # fmt: skip
         for path in sorted((here / name).glob("*.py")) or [here / f"{name}.py"]:
             digest.update(path.read_bytes())

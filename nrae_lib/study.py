@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from nrae_lib import grid, methods
+from nrae_lib import datasets, grid, methods
 from nrae_lib.runs import Result, Run, Store
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class Study:
         results, frame: of this preset, after :meth:`train`; the frame is :func:`nrae_lib.grid.frame` whose column
             ``recipe`` holds the condition.
         full, full_frame: the committed full-scale results, as far as all seeds of a method are there.
+        absent: conditions of preset "paper" that are left out because their images are not on this machine.
         already_stored: how many of ``results`` were read, not trained.
     """
 
@@ -128,6 +129,10 @@ class Study:
     ):
         self.experiment, self.preset = experiment, preset
         self.plan, self.full_plan = plan(preset), plan("paper")
+        self.absent = [name for name, content in self.plan.conditions.items() if not _is_here(content)]
+        if preset == "paper" and len(self.absent) < len(self.plan.conditions):
+            there = {name: content for name, content in self.plan.conditions.items() if name not in self.absent}
+            self.plan = replace(self.plan, conditions=there)
         self.store, self.full_store = Store.of(preset, experiment), Store.of("paper", experiment)
         self.names = tuple(names) or self.plan.methods
         self._how = {"device": device, "workers": workers, "cluster": cluster}
@@ -136,19 +141,20 @@ class Study:
         self.results: list[Result] = []
         self.full: list[Result] = []
         self._condition: dict[str, str] = {}  # key of a run -> its condition
+        self._complete: set[str] = set()  # conditions whose full-scale results are all there
 
     def search(self) -> None:
         """Choose every method's options.
 
-        Where the full-scale search of a condition and method is stored, its choice holds for every preset; the others
-        search at this preset's own scale.
+        Where the full-scale search of a condition is stored for all its methods, its choices hold for every preset; other
+        conditions search at this preset's own scale, all methods alike.
         """
         needed = {*self.names, *(self.plan.same_choice.get(name, name) for name in self.names)}
         full = _Choices(self.full_plan, self.full_store)
         own = {}
         for condition in self.plan.conditions:
             for method in self.plan.methods_of(condition):
-                if method in needed and full.chosen(condition, method) is None:
+                if method in needed and not full.whole(condition):
                     for run in self.plan.searches(condition, method):
                         own[run.key] = run
         grid.run_all(own.values(), self.store, **self._how)
@@ -156,10 +162,15 @@ class Study:
         for condition in self.plan.conditions:
             self.options[condition] = {}
             for method in self.plan.methods_of(condition):
-                found = full.chosen(condition, method)
-                found = found if found is not None else mine.chosen(condition, method)
-                self.options[condition][method] = found or {}
-        self.searched = list({result.run.key: result for result in (*full.used, *mine.used)}.values())
+                choices = full if full.whole(condition) else mine
+                self.options[condition][method] = choices.chosen(condition, method) or {}
+        used = [
+            result
+            for choices in (full, mine)
+            for result in choices.used
+            if full.whole(choices.condition[result.run.key]) == (choices is full)
+        ]
+        self.searched = list({result.run.key: result for result in used}.values())
         self._condition |= full.condition | mine.condition
         self._full_choices = full
 
@@ -168,14 +179,19 @@ class Study:
         planned = self._runs(self.plan, lambda condition, method: self.options[condition][method], self.names)
         self.already_stored = len(grid.stored(planned, self.store))
         self.results = grid.run_all(planned, self.store, **self._how)
-        self.full = []
+        self.full, self._complete = [], set(self.full_plan.conditions)
         full = self._runs(self.full_plan, self._full_choices.chosen, self.full_plan.methods)
         groups: dict[tuple[str, str], list[Run]] = {}
         for run in full:
             groups.setdefault((self._condition[run.key], run.method), []).append(run)
-        for group in groups.values():
-            found = grid.stored(group, self.full_store)
-            self.full += found if len(found) == len(group) else []
+        for condition in self.full_plan.conditions:
+            for method in self.full_plan.methods_of(condition):
+                group = groups.get((condition, method), [])
+                found = grid.stored(group, self.full_store)
+                if group and len(found) == len(group):
+                    self.full += found
+                else:
+                    self._complete.discard(condition)
         self.frame, self.full_frame = self._frame(self.results), self._frame(self.full)
 
     def _runs(self, plan: Plan, chosen: Callable[[str, str], dict | None], names: Iterable[str]) -> list[Run]:
@@ -211,20 +227,26 @@ class Study:
             frame["recipe"] = [self.condition_of(result) for result in results]
         return frame
 
+    def preset_of(self, condition: str) -> str:
+        """The preset whose results :attr:`shown` has: "paper" if every method of the condition is there at full scale."""
+        return "paper" if condition in self._complete else self.preset
+
     @property
     def shown(self) -> list[Result]:
-        """The full-scale results where there are any, else this preset's."""
-        return self.full or self.results
+        """For each condition the full-scale results if all are there, else this preset's: never a part of one for the other."""
+        own = [result for result in self.results if self.condition_of(result) not in self._complete]
+        return [result for result in self.full if self.condition_of(result) in self._complete] + own
 
     @property
     def shown_frame(self) -> "pandas.DataFrame":
         """The frame of :attr:`shown`."""
-        return self.full_frame if self.full else self.frame
+        return self._frame(self.shown)
 
     @property
     def shown_preset(self) -> str:
-        """The preset of :attr:`shown`."""
-        return "paper" if self.full else self.preset
+        """ "paper" if all of :attr:`shown` is full scale, else this preset."""
+        presets = {self.preset_of(self.condition_of(result)) for result in self.shown}
+        return "paper" if presets == {"paper"} else self.preset
 
     @property
     def search_frame(self) -> "pandas.DataFrame":
@@ -251,12 +273,26 @@ class Study:
         return found
 
 
+def _is_here(content: dict[str, Any]) -> bool:
+    """Whether the images of a condition are on this machine; true for all data that needs none."""
+    if content.get("data_options", {}).get("source") != "official":
+        return True
+    name = content["data"]
+    return datasets.available(name if name in datasets.IMAGE_SETS else "mnist")  # the turning digits are MNIST's
+
+
 class _Choices:
     """What a stored search says."""
 
     def __init__(self, plan: Plan, store: Store):
         self.plan, self.store, self.used, self.condition = plan, store, [], {}
         self._known: dict[tuple[str, str], dict | None] = {}
+
+    def whole(self, condition: str) -> bool:
+        """Whether the search of every method of ``condition`` is stored."""
+        return condition in self.plan.conditions and all(
+            self.chosen(condition, method) is not None for method in self.plan.methods_of(condition)
+        )
 
     def chosen(self, condition: str, method: str) -> dict | None:
         """The chosen options, {} if there is nothing to choose, None if the search is not (completely) stored."""

@@ -139,6 +139,18 @@ def test_what_else_makes_a_page_stale(project):
     assert why_stale(project, "draws", "quick").startswith("missing")
 
 
+def test_image_sets_that_came_make_the_pages_stale_that_look_for_them(project, monkeypatch):
+    monkeypatch.setenv("NRAE_DATA", str(project / "images"))
+    write_notebook(project, "looks", "from nrae_lib import datasets\ndatasets.resolve('mnist')")
+    pretend_all_ran(project)
+    (project / "results" / "sine" / ".hidden").mkdir()
+    (project / "results" / "sine" / ".hidden" / "weights.npz").write_text("no result")
+    assert stale_pages(project) == set()
+    (project / "images").mkdir()
+    (project / "images" / "mnist.npz").write_text("images")
+    assert stale_pages(project) == {"looks"}
+
+
 def test_running_a_notebook_in_place_makes_nothing_stale(project):
     path = project / "notebooks" / "alone.ipynb"
     notebook = nbformat.read(path, as_version=4)

@@ -71,6 +71,9 @@ def test_rotated_digits_are_rotations_of_the_first_images_in_turn():
     torch.testing.assert_close(torch.cat([data.train, data.test]), turned, atol=1e-4, rtol=0)
     assert data.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and data.test_labels.tolist() == [3] * 4 + [4] * 4
     assert data.train_position.tolist() == [0, 90, 180, 270] * 3 and len(data.test_position) == 8
+    other = datasets.make("rotated_digits", 0, **options | {"n_test_digits": 1, "first_test": 1})
+    assert torch.equal(other.train, data.train) and torch.equal(other.test, data.test[4:])
+    assert other.test_labels.tolist() == [4] * 4 and other.test_position.tolist() == [0, 90, 180, 270]
 
 
 @pytest.mark.parametrize("name", ["rotated_digit", "shifted_digit"])
@@ -88,6 +91,7 @@ def test_the_seed_changes_nothing(name):
         ("rotated_digit", {"count": 1}, "count must be at least 2"),
         ("shifted_digit", {"scale": 0.0}, "scale must be a positive number"),
         ("rotated_digits", {"digits": 200}, "are not among them"),
+        ("rotated_digits", {"first_test": -1}, "first_test must be at least 0"),
     ],
 )
 def test_bad_requests_are_one_sentence(name, options, sentence):

@@ -537,3 +537,14 @@ def test_real_images_are_what_is_known_of_them(real):
         assert pixels.mean().item() == pytest.approx(0.08, abs=0.01)
     data = datasets.make(real.name, 0, **datasets.sizes(real.name, "S", "official", most=500))
     assert data.train.shape == (500, *IMAGE_SETS[real.name].shape)
+
+
+def test_the_state_changes_with_the_files_of_a_set_and_with_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("NRAE_DATA", str(tmp_path))
+    nothing = datasets.state()
+    (tmp_path / "notes.txt").write_text("mine")
+    assert datasets.state() == nothing
+    (tmp_path / "mnist.npz").write_bytes(b"one")
+    one = datasets.state()
+    os.utime(tmp_path / "mnist.npz", ns=(1, 1))
+    assert len({nothing, one, datasets.state()}) == 3

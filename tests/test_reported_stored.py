@@ -19,9 +19,9 @@ def verdict(status="reproduced", recipe="rotated 3"):
 def test_verdicts_come_back_and_differences_are_seen(tmp_path):
     reported.save(CLAIM.page, [verdict(), verdict("inconclusive", "shifted 7")], tmp_path)
     assert reported.load(reported.CLAIMS, tmp_path) == [verdict(), verdict("inconclusive", "shifted 7")]
-    assert reported.agree(CLAIM.page, [verdict("inconclusive", "shifted 7"), verdict()], tmp_path)
-    assert not reported.agree(CLAIM.page, [verdict("not reproduced"), verdict("inconclusive", "shifted 7")], tmp_path)
-    assert not reported.agree(CLAIM.page, [verdict()], tmp_path)
+    assert reported.agree([verdict("inconclusive", "shifted 7"), verdict()], tmp_path)
+    assert not reported.agree([verdict("not reproduced"), verdict("inconclusive", "shifted 7")], tmp_path)
+    assert reported.agree([verdict()], tmp_path) and not reported.agree([verdict(recipe="another")], tmp_path)
     assert reported.load(reported.CLAIMS, tmp_path / "nothing") == []
 
 
@@ -58,7 +58,8 @@ def test_no_effect_is_called_reproduced_at_most_at_the_level(seeds, direction):
     def none(generator):
         return frame(nrae_l={"mse": generator.normal(1, 0.1, seeds)}, ae={"mse": generator.normal(1, 0.3, seeds)})
 
-    assert rates(rule, none)["reproduced"] < reported.ALPHA + 0.03
+    found = rates(rule, none)
+    assert found["reproduced"] < reported.ALPHA + 0.03 and found["not reproduced"] < reported.ALPHA + 0.03
 
 
 def test_every_further_rival_makes_a_wrong_verdict_rarer_not_likelier():
@@ -79,6 +80,9 @@ def test_an_effect_of_three_deviations_is_found_with_five_seeds(direction, bette
 
     found = rates(rule, effect)
     assert found["reproduced"] > 0.95 and found["not reproduced"] < 0.01
+    opposite = direction("mse", ("ae",), ("nrae_l",))
+    found = rates(opposite, effect)
+    assert found["not reproduced"] > 0.95 and found["reproduced"] < 0.01
 
 
 def test_rate_and_sign_rules_keep_their_level_at_a_rate_of_one_half():

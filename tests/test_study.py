@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from nrae_lib import grid, pages, reported, runs
 from nrae_lib.models import Network
+from nrae_lib.reported import Claim
 from nrae_lib.runs import Store
 from nrae_lib.study import Plan, Study
 from nrae_lib.training import Optimization
@@ -71,9 +73,14 @@ def test_the_full_search_decides_for_every_preset_and_half_of_the_full_runs_coun
     own = {path.stem for path in stores["quick"].folder.glob("*.npz")}
     assert own == {run.run.key for run in study.results}  # nothing was searched again
     stores["paper"].path(full.of("thin", "dae")[0].run).unlink()
-    left = studied(plan_of).full_frame
+    study = studied(plan_of)
+    left = study.full_frame
     assert set(left[left.recipe == "thin"].method) == {"ae", "nrae_l"}
     assert set(left[left.recipe == "wide"].method) == {"ae", "dae", "nrae_l"}
+    # What is shown is never a part of the full-scale results: of a condition all of them, or this preset's.
+    assert (study.preset_of("thin"), study.preset_of("wide"), study.shown_preset) == ("quick", "paper", "quick")
+    seeds = study.shown_frame.groupby("recipe").seed.nunique().to_dict()
+    assert seeds == {"thin": 2, "wide": 3} and set(study.shown_frame.method) == {"ae", "dae", "nrae_l"}
 
 
 def test_one_method_trains_alone_and_a_method_can_take_anothers_choice(stores):
@@ -122,3 +129,86 @@ def test_a_choice_at_the_end_of_the_candidates_is_named(stores):
     assert study.at_edge("thin")["dae"] == [f"σ = {chosen['dae']['corruption']:g}"]
     assert len(study.at_edge("thin")["nrae_l"]) == 2  # two candidates: both are ends
     assert study.at_edge("wide") == {}
+
+
+def test_verdicts_are_stored_at_full_scale_and_a_page_says_when_the_stored_ones_are_old(stores, tmp_path, monkeypatch):
+    claim = Claim(
+        "toy", "toy_page", "NRAE", "1", "NRAE-L beats AE.", reported.lower("test_mse", ("nrae_l",), ("ae",)),
+        ("ae", "nrae_l"), fewest=2,
+    )  # fmt: skip
+    monkeypatch.setattr(reported, "CLAIMS", (claim,))
+    monkeypatch.setattr(runs, "project_root", lambda: tmp_path)
+    file = tmp_path / "results" / "verdicts" / "toy_page.json"
+    pages.study_verdicts(studied(plan_of), "toy_page")
+    assert not file.exists()  # quick runs decide nothing elsewhere
+    pages.study_verdicts(studied(plan_of, "paper"), "toy_page")
+    stored = reported.load([claim], file.parent)
+    assert [(verdict.recipe, verdict.preset) for verdict in stored] == [("thin", "paper"), ("wide", "paper")]
+    said = []
+    monkeypatch.setattr("IPython.display.display", lambda item: said.append(str(getattr(item, "data", item))))
+    for known, sentences in ((stored, 0), (stored[:1], 1)):
+        reported.save("toy_page", known, file.parent)
+        said.clear()
+        pages.study_verdicts(studied(plan_of), "toy_page")
+        assert sum("does not know these verdicts" in text for text in said) == sentences
+        assert reported.load([claim], file.parent) == known  # only full scale writes
+
+
+def test_full_scale_leaves_out_the_sets_that_are_not_here_and_names_them(stores, tmp_path, monkeypatch):
+    monkeypatch.setenv("NRAE_DATA", str(tmp_path))
+
+    def plan(preset):
+        images = dict(
+            data="mnist", data_options=dict(source="official"), network=NETWORK, optimization=Optimization(1, 5)
+        )
+        return Plan({"curve": condition(), "images": images}, ("ae",), 1)
+
+    study = studied(plan, "paper")
+    assert study.absent == ["images"] and set(study.frame.recipe) == {"curve"}
+    shown = []
+    monkeypatch.setattr("nrae_lib.pages.study.banner", shown.append)
+    pages.study_banner(study, "nothing")
+    assert shown == ["Not run, because the images are not on this machine: images."]
+    only = Study(
+        "toy", lambda preset: replace(plan(preset), conditions={"images": plan(preset).conditions["images"]}), "paper"
+    )
+    only.search()
+    with pytest.raises(grid.RunsFailed, match="MNIST is not there"):
+        only.train()
+
+
+def test_a_banner_says_what_was_cut_and_nothing_at_full_scale(stores, monkeypatch):
+    shown = []
+    monkeypatch.setattr("nrae_lib.pages.study.banner", shown.append)
+    pages.study_banner(studied(plan_of), "two seeds", "Digits stand in.")
+    assert shown == ["Preset quick: two seeds. No full-scale runs of this page are committed. Digits stand in."]
+    pages.study_banner(studied(plan_of, "paper"), "nothing")
+    assert len(shown) == 1
+    pages.study_banner(studied(plan_of), "two seeds")
+    assert shown[1] == "Preset quick: two seeds. 18 committed full-scale runs stand beside it."
+
+
+def test_the_search_looks_at_validation_images_and_never_at_the_test(stores):
+    def plan(preset):
+        images = dict(source="stand_in", n_train=30, n_validation=20, n_test=20)
+        network = Network(hidden=(4,), latent_dim=1, output="sigmoid")
+        fields = dict(data="mnist", data_options=images, network=network, optimization=Optimization(1, 30))
+        return Plan({"images": fields}, ("dae",), 1, search={"dae": {"corruption": (0.1, 0.2, 0.3)}})
+
+    Study("toy", plan, "quick").search()
+    tried = plan("quick").searches("images", "dae")
+    for place, run in enumerate(tried):  # results whose two errors disagree
+        result = stores["quick"].get(run)
+        result.metrics |= {"test_mse": float(place), "validation_mse": float(-place)}
+        stores["quick"].put(result)
+    study = Study("toy", plan, "quick")
+    study.search()
+    assert study.options["images"]["dae"] == {"corruption": 0.3}
+
+
+def test_a_full_search_of_some_methods_decides_for_none(stores):
+    studied(plan_of, "paper", names=["ae", "dae"])
+    study = studied(plan_of)
+    own = {run.key for run in study.plan.searches("thin", "dae")}
+    assert own <= {path.stem for path in stores["quick"].folder.glob("*.npz")}
+    assert {result.run.key for result in study.searched} >= own

@@ -21,13 +21,14 @@ from nrae_lib.datasets.images import (
     root,
     sizes,
     stand_in,
+    state,
 )
 from nrae_lib.datasets.points import Dataset, check_points, sine, swiss_roll
 
 __all__ = [
     "DATASETS", "IMAGE_SETS", "SOURCES", "Dataset", "ImageSet", "Images", "available", "banner_text", "bound_options",
     "check_points", "image_data", "images_of", "load", "make", "resolve", "root", "rotated_digit", "rotated_digits",
-    "shifted_digit", "sine", "sizes", "stand_in", "swiss_roll",
+    "shifted_digit", "sine", "sizes", "stand_in", "state", "swiss_roll",
 ]  # fmt: skip
 
 DATASETS: dict[str, Callable[..., Dataset]] = {

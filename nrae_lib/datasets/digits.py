@@ -60,8 +60,9 @@ def rotated_digit(
     """One digit rotated by i * step degrees, i = 0..count-1, counterclockwise (supplement, section 1.1, Figures 8 and 9).
 
     Test images are ``n_test`` rotations evenly spaced from 0 to count * step, with both ends; for a full turn or more
-    without the last, which repeats the first. Positions are angles in degrees. Bilinear interpolation, black outside,
-    float32 in [0, 1]. The data does not depend on the seed.
+    without the last, which repeats the first. For less than a full turn the last test images lie beyond the last training
+    image, at (count - 1) * step: by default the last 10 of 200, from 171 to 180 degrees. Positions are angles in degrees.
+    Bilinear interpolation, black outside, float32 in [0, 1]. The data does not depend on the seed.
 
     Arguments:
         source: "official" or "stand_in" MNIST.
@@ -122,22 +123,30 @@ def rotated_digits(
     rotations: int = 100,
     step: float = 3.6,
     n_test_digits: int = 20,
+    first_test: int = 0,
 ) -> Dataset:
     """The first images of a digit, each rotated by i * step degrees, i = 0..rotations-1 (supplement 1.1, Figure 5).
 
-    Points are ordered image by image. Test points are the same rotations of the next ``n_test_digits`` images. Positions
-    are angles in degrees; labels number the images of the digit, those of the test points go on after the training
-    images. Interpolation and errors as for :func:`rotated_digit`.
+    Points are ordered image by image. Test points are the same rotations of ``n_test_digits`` of the images that follow.
+    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for
+    :func:`rotated_digit`.
 
     Arguments:
         digits: how many training images of ``digit`` are rotated.
+        first_test: which of the images that follow is the first of the test, from 0; for a search with images of its own.
+
+    Raises:
+        ValueError: if there are not as many images, or a number is too small.
     """
     _check_count(digits=digits, rotations=rotations, n_test_digits=n_test_digits + 1)
     angles = torch.arange(rotations, dtype=torch.float64) * step
-    images = _digits(source, digit, 0, digits + n_test_digits)
-    train, test = (_along(_rotated, part, angles) for part in (images[:digits], images[digits:]))
-    labels = torch.arange(digits + n_test_digits).repeat_interleave(rotations)
+    if first_test < 0:
+        raise ValueError(f"first_test must be at least 0, not {first_test}")
+    start = digits + first_test
+    images = _digits(source, digit, 0, start + n_test_digits)
+    train, test = (_along(_rotated, part, angles) for part in (images[:digits], images[start:]))
+    labels = torch.arange(start + n_test_digits).repeat_interleave(rotations)
     return Dataset(
         train, test, angles.float().repeat(digits), angles.float().repeat(n_test_digits),
-        train_labels=labels[: len(train)], test_labels=labels[len(train) :],
+        train_labels=labels[: len(train)], test_labels=labels[start * rotations :],
     )  # fmt: skip

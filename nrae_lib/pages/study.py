@@ -61,12 +61,16 @@ def study_banner(study, cut, stand_ins=""):
         stand_ins: ``datasets.banner_text`` of the page's data sets, or "".
     """
     if study.preset == "paper":
+        if study.absent:
+            banner(f"Not run, because the images are not on this machine: {', '.join(study.absent)}.")
         return
-    stored = (
-        f"{len(study.full)} committed full-scale runs stand beside it."
-        if study.full
-        else "No full-scale runs of this page are committed."
-    )
+    whole = [condition for condition in study.plan.conditions if study.preset_of(condition) == "paper"]
+    if not study.full:
+        stored = "No full-scale runs of this page are committed."
+    else:
+        stored = f"{len(study.full)} committed full-scale runs stand beside it."
+        if len(whole) < len(study.plan.conditions):
+            stored += f" Complete at full scale, and shown so: {', '.join(whole) or 'none of these conditions'}."
     banner(f"Preset {study.preset}: {cut}. {stored}" + (f" {stand_ins}" if stand_ins else ""))
 
 
@@ -77,21 +81,28 @@ def study_verdicts(study, page, frame=None, recipes=None):
 
     Arguments:
         frame: what is judged, one row per run with the condition in the column ``recipe``; by default ``study.shown_frame``.
-        recipes: the values of that column that count, where they are not the plan's conditions.
+        recipes: the values of that column that are judged, where they are not the plan's conditions.
     """
     from IPython.display import Markdown, display
 
     from nrae_lib import reported
     from nrae_lib.runs import project_root
 
-    plan = study.full_plan if study.full else study.plan
     shown = study.shown_frame if frame is None else frame
-    items = reported.judge(page, shown, study.shown_preset, tuple(recipes or plan.conditions))
+    if recipes is None:
+        conditions = dict.fromkeys((*study.plan.conditions, *(shown.recipe.unique() if len(shown) else ())))
+        items = [
+            item
+            for condition in conditions
+            for item in reported.judge(page, shown, study.preset_of(condition), (condition,))
+        ]
+    else:
+        items = reported.judge(page, shown, study.shown_preset, tuple(recipes))
     verdicts(items)
-    folder = project_root() / "results" / "verdicts"
+    folder, full = project_root() / "results" / "verdicts", [item for item in items if item.preset == "paper"]
     if study.preset == "paper":
-        reported.save(page, items, folder)
-    elif study.full and not reported.agree(page, items, folder):
+        reported.save(page, full, folder)
+    elif full and not reported.agree(full, folder):
         display(Markdown("The scoreboard does not know these verdicts yet: run this page once with preset paper."))
 
 
@@ -117,7 +128,10 @@ def study_numbers(study, name, **tables):
     if study.full and study.preset == "quick":
         display(Markdown(grid.agreement(study.results, study.full_store)))
     if study.full or study.searched:
-        display(Markdown("The committed full-scale runs, and the search:"))
+        both = " and ".join(
+            ["the committed full-scale runs"] * bool(study.full) + ["the search"] * bool(study.searched)
+        )
+        display(Markdown(f"{both.capitalize()}:"))
         provenance([*study.full, *study.searched])
     display(Markdown("From the top of the repository:"))
     asked = ",".join(study.names) if set(study.names) != set(study.plan.methods) else "all"

@@ -14,8 +14,8 @@ errors (five runs is what the paper has there), and uses tests at level α = 0.0
   Success is no order break, once among the noise-free test points and once among the training points; where the two
   lead to different verdicts, the claim is inconclusive.
 
-  These are "reproduced" if all tests are significant, "not reproduced" if some observed effect is absent or points the
-  other way, and "inconclusive" otherwise.
+  These are "reproduced" if all tests are significant, "not reproduced" if the opposite of one is significant (Bonferroni's
+  correction for their number), and "inconclusive" otherwise.
 - *the printed value*, *no difference*, *robust*: equivalence within 25 % by two one-sided t-tests. "Reproduced" if both are
   significant, "not reproduced" if instead the difference is significant, "inconclusive" otherwise. Without such a
   test, noise and few seeds would pass for agreement.

@@ -1,5 +1,6 @@
 """The rules that decide about a claim: functions that return frame -> (status, statistics in one sentence)."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,24 @@ def _pairs(frame: "pandas.DataFrame", metric: str, first: str, second: str):
     return ours[shared].to_numpy(dtype=float), theirs[shared].to_numpy(dtype=float)
 
 
-def _directional(tests: list[tuple[float, bool]]) -> str:
-    """Status from (p-value, whether the observed effect points the claimed way) of every test."""
+def _directional(tests: list[tuple[float, float]]) -> str:
+    """Status from the p-values of every test, of the claimed direction and of the opposite one.
+
+    All must be significant for "reproduced" (an intersection-union test: α needs no correction), one reversal, corrected
+    for their number (Bonferroni), for "not reproduced".
+    """
     if all(p_value < ALPHA for p_value, _ in tests):
         return "reproduced"
-    return "inconclusive" if all(points_right for _, points_right in tests) else "not reproduced"
+    return "not reproduced" if min(reverse for _, reverse in tests) * len(tests) < ALPHA else "inconclusive"
+
+
+def _counts(better: int, worse: int) -> tuple[float, float]:
+    """p-values that successes are more, and less, frequent than failures (exact binomial tests)."""
+    from scipy.stats import binomtest
+
+    if better + worse == 0:
+        return 1.0, 1.0
+    return tuple(float(binomtest(better, better + worse, 0.5, side).pvalue) for side in ("greater", "less"))
 
 
 def _equivalence(equivalent: float, different: float) -> str:
@@ -69,12 +83,13 @@ def lower(
                 ours, theirs = _of(frame, method, metric), _of(frame, rival, metric)
                 if target is not None:
                     ours, theirs = abs(ours - target), abs(theirs - target)
-                right = sign * ours.mean() < sign * theirs.mean()
+                if not (math.isfinite(ours.sum()) and math.isfinite(theirs.sum())):
+                    return "not run", f"{what} of {method} or {rival} is missing in some run."
                 if ours.std() + theirs.std() > 0:
                     p_value = float(ttest_ind(sign * ours, sign * theirs, equal_var=False, alternative="less").pvalue)
                 else:
-                    p_value = 0.0 if right else 1.0
-                tests.append((p_value, right))
+                    p_value = 0.0 if sign * ours.mean() < sign * theirs.mean() else 1.0
+                tests.append((p_value, 1 - p_value))
                 parts.append(f"{method} {ours.mean():.3g} against {rival} {theirs.mean():.3g}: p = {p_value:.2g}")
         return _directional(tests), f"One-sided Welch tests of {what}: " + "; ".join(parts) + "."
 
@@ -90,15 +105,13 @@ def sign(metric: str, method: str, rival: str, within: str, lower_is_better: boo
     """
 
     def rule(frame):
-        from scipy.stats import binomtest
-
         means = frame[frame.method.isin([method, rival])].groupby([within, "method"])[metric].mean().unstack().dropna()
         difference = (means[method] - means[rival]) * (1 if lower_is_better else -1)
         better, worse = int((difference < 0).sum()), int((difference > 0).sum())
-        p_value = binomtest(better, better + worse, 0.5, "greater").pvalue if better + worse else 1.0
-        return _directional([(p_value, better > worse)]), (
+        tests = _counts(better, worse)
+        return _directional([tests]), (
             f"{method} is better than {rival} in {metric} on {better} of {better + worse} values of {within}; sign test "
-            f"p = {p_value:.2g}."
+            f"p = {tests[0]:.2g}."
         )
 
     return rule
@@ -197,14 +210,12 @@ def rate(methods: tuple[str, ...], succeed: bool, columns: dict[str, str] = _ORD
     """
 
     def rule(frame, column):
-        from scipy.stats import binomtest
-
         parts, tests = [], []
         for method in methods:
             right = _of(frame, method, column) == 0
-            p_value = binomtest(int(right.sum()), len(right), 0.5, "greater" if succeed else "less").pvalue
-            tests.append((p_value, right.mean() > 0.5 if succeed else right.mean() < 0.5))
-            parts.append(f"{method} is right on {int(right.sum())} of {len(right)} seeds (p = {p_value:.2g})")
+            more, fewer = _counts(int(right.sum()), int((~right).sum()))
+            tests.append((more, fewer) if succeed else (fewer, more))
+            parts.append(f"{method} is right on {int(right.sum())} of {len(right)} seeds (p = {tests[-1][0]:.2g})")
         direction = "above" if succeed else "below"
         return _directional(tests), f"binomial tests of a rate {direction} 1/2: " + "; ".join(parts) + "."
 
@@ -219,16 +230,14 @@ def succeeds_where_other_fails(method: str, other: str, columns: dict[str, str] 
     """
 
     def rule(frame, column):
-        from scipy.stats import binomtest
-
         ours, theirs = (breaks == 0 for breaks in _pairs(frame, column, method, other))
         better, worse = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-        p_value = binomtest(better, better + worse, 0.5, "greater").pvalue if better + worse else 1.0
+        tests = _counts(better, worse)
         sentence = (
             f"of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}; sign test "
-            f"p = {p_value:.2g}."
+            f"p = {tests[0]:.2g}."
         )
-        return _directional([(p_value, better > worse)]), sentence
+        return _directional([tests]), sentence
 
     return _by_all(rule, columns)
 

@@ -37,15 +37,15 @@ def load(claims: Iterable[Claim], folder: str | Path) -> list[Verdict]:
     return [Verdict(claim, **entry) for claim in claims for entry in found.get(claim.identifier, ())]
 
 
-def agree(page: str, verdicts: Iterable[Verdict], folder: str | Path) -> bool:
-    """Whether ``verdicts`` have the claims, conditions and outcomes that are stored for ``page``."""
+def agree(verdicts: Iterable[Verdict], folder: str | Path) -> bool:
+    """Whether each of ``verdicts`` is stored with this outcome."""
     verdicts = list(verdicts)
     stored = load(dict.fromkeys(verdict.claim for verdict in verdicts), folder)
 
     def outcomes(items: Iterable[Verdict]) -> set[tuple[str, str, str]]:
         return {(item.claim.identifier, item.recipe, item.status) for item in items}
 
-    return outcomes(stored) == outcomes(verdicts)
+    return outcomes(verdicts) <= outcomes(stored)
 
 
 def _plain(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:

@@ -28,7 +28,9 @@ def _named(*names: str) -> str:
 
 
 def across(frame: "pandas.DataFrame") -> "pandas.DataFrame":
-    """One row for each method and condition, its mean test error over the seeds, for tests across conditions.
+    """One row for each method and image set, its mean test error over sizes and seeds, for tests across sets.
+
+    The small and the large part of a set are no independent evidence, so they count once.
 
     Arguments:
         frame: one row per run, with recipe (the condition), method and test_mse.
@@ -37,6 +39,8 @@ def across(frame: "pandas.DataFrame") -> "pandas.DataFrame":
         columns recipe ("all sets" everywhere), condition, method, seed (the condition's number) and test_mse.
     """
     means = frame.groupby(["recipe", "method"], sort=False).test_mse.mean().reset_index()
+    means = means.assign(recipe=means.recipe.str.replace(r" [SL]$", "", regex=True))
+    means = means.groupby(["recipe", "method"], sort=False).test_mse.mean().reset_index()
     means = means.rename(columns={"recipe": "condition"})
     places = {condition: place for place, condition in enumerate(dict.fromkeys(means.condition))}
     return means.assign(recipe=ACROSS, seed=means.condition.map(places))
