@@ -199,3 +199,14 @@ def test_claims_are_about_pages_and_methods_that_can_exist():
     for claim in reported.CLAIMS:
         valid = ("wrong order", "overfitting", "right") if claim.page == "fig3_loss_cases" else methods.CATALOGUE
         assert claim.page in pages and set(claim.needs) <= set(valid)
+
+
+def test_every_claim_reaches_the_scoreboard():
+    """Its page stores its verdicts at full scale, or the scoreboard judges them itself."""
+    from pathlib import Path
+
+    notebooks = Path(__file__).parent.parent / "notebooks"
+    scoreboard = (notebooks / "scoreboard.ipynb").read_text(encoding="utf-8")
+    for page in {claim.page for claim in reported.CLAIMS}:
+        source = (notebooks / f"{page}.ipynb").read_text(encoding="utf-8")
+        assert "study_verdicts(" in source or "reported.save(" in source or f'\\"{page}\\"' in scoreboard, page

@@ -93,3 +93,44 @@ def test_what_was_not_measured_was_not_run():
     assert rule(rows.assign(fid=-rows.test_mse))[0] == "reproduced"
     lowest = frame({"nrae_l": {10: 0.5}, "ae": {10: 3.0}, "cae": {10: 1.0}})
     assert rule(lowest.assign(fid=lowest.test_mse))[0] == "not reproduced"
+
+
+def test_one_difference_among_several_counts_only_after_bonferronis_correction():
+    """Mean difference 1, deviation a, three seeds: t = √3/a with 2 degrees of freedom, p = 0.038 for t = 5, 0.003 for t = 17."""
+    rule = images.steady("test_mse", ("nrae_l", "nrae_q"))
+
+    def rows(a):
+        columns = {"test_mse @ 2": 1.0, "test_mse @ 4": 1.0}
+        level = [{"method": "nrae_l", "seed": seed, **columns} for seed in range(3)]
+        moved = [{"method": "nrae_q", "seed": seed, **columns, "test_mse @ 4": 2 + a * (seed - 1)} for seed in range(3)]
+        return pandas.DataFrame(level + moved)
+
+    assert rule(rows(3**0.5 / 5))[0] == "inconclusive", "two tests: 2 x 0.038 is no significance"
+    assert rule(rows(3**0.5 / 17))[0] == "not reproduced"
+
+
+def claimed(identifier, **columns):
+    """Verdicts on a claim of frames with three seeds near each method's mean; columns: measure -> {method: mean}."""
+    claim = next(claim for claim in images.CLAIMS if claim.identifier == identifier)
+    rows = [
+        {"method": method, "seed": seed} | {name: means[method] + 0.01 * seed for name, means in columns.items()}
+        for method in claim.needs for seed in range(3)
+    ]  # fmt: skip
+    return claim.rule(pandas.DataFrame(rows))[0]
+
+
+def test_fid_is_to_be_lower_than_that_of_all():
+    level = dict.fromkeys(RIVALS, 2.0)
+    ours = {**level, "nrae_l": 1.0, "nrae_q": 1.0}
+    assert claimed("supp-table2-fid-lower", fid=ours) == "reproduced"
+    assert claimed("supp-table2-fid-lower", fid={**ours, "cae": 0.5}) == "not reproduced"
+
+
+def test_no_claim_about_celeba_needs_cae():
+    for claim in images.CLAIMS:
+        if claim.page == "supp_table2_fid_elbo":
+            assert ("cae" in claim.needs) == (not any("CELEBA" in recipe for recipe in claim.recipes))
+    assert {r for c in images.CLAIMS if c.identifier.startswith("supp-table2-elbo") for r in c.recipes} >= {
+        "CELEBA S",
+        "MNIST L",
+    }

@@ -19,6 +19,7 @@ errors (five runs is what the paper has there), and uses tests at level α = 0.0
 - *the printed value*, *no difference*, *robust*: equivalence within 25 % by two one-sided t-tests. "Reproduced" if both are
   significant, "not reproduced" if instead the difference is significant, "inconclusive" otherwise. Without such a
   test, noise and few seeds would pass for agreement.
+- *negligible standard errors*: the largest one's χ² bounds lie below a tenth of its mean.
 - *a ratio of running times*: one-sided t-tests of its logarithm over rounds, in each of which all methods took their
   turn: "reproduced" if every mean lies significantly within the claimed bounds (a printed ratio, or one: ± 25 %),
   "not reproduced" if one lies significantly outside, "inconclusive" otherwise. Rounds of one run are not quite

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nrae_lib.reported.rules import ALPHA, FEWEST_FOR_T_TESTS, MARGIN, _of
+from nrae_lib.reported.rules import ALPHA, FEWEST_FOR_T_TESTS, MARGIN, _of, lower
 from nrae_lib.reported.verdicts import Claim
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def steady(value: str, methods: tuple[str, ...]) -> Callable:
         found, parts = [], []
         for method in methods:
             rows = frame[frame.method == method].set_index("seed")[columns].dropna(axis=1, how="all").dropna()
-            first, *others = rows.columns
-            if not others or len(rows) < FEWEST_FOR_T_TESTS:
+            first, others = next(iter(columns), ""), list(rows.columns[1:])
+            if first not in rows or not others or len(rows) < FEWEST_FOR_T_TESTS:
                 return "inconclusive", f"{method} has {len(rows)} seed(s) at {len(rows.columns)} setting(s)."
             changes = []
             for column in others:
@@ -180,23 +180,30 @@ CLAIMS: tuple[Claim, ...] = (
         measured("sharpness", below_most("sharpness", _NRAE, _WITHOUT_CAE)), (*_WITHOUT_CAE, *_NRAE), ("CELEBA L",),
         fewest=FEWEST_FOR_T_TESTS,
     ),
-    Claim(
-        "supp-table2-elbo", "supp_table2_fid_elbo", "NRAE", "supplement 2.4, Table 2",
-        "NRAE-L and NRAE-Q mostly have a higher ELBO than the other baselines (here: than at least four of the six; the paper "
-        "itself excepts CAE and SPAE on FMNIST, KMNIST and Omniglot).",
-        measured("elbo", below_most("elbo", _NRAE, _TABLE2, sign=-1)), (*_TABLE2, *_NRAE), fewest=FEWEST_FOR_T_TESTS,
+    *(
+        Claim(
+            f"supp-table2-elbo{suffix}", "supp_table2_fid_elbo", "NRAE", "supplement 2.4, Table 2",
+            f"NRAE-L and NRAE-Q mostly have a higher ELBO than the other baselines (here: than at least four of the {count}; the "
+            "paper itself excepts CAE and SPAE on FMNIST, KMNIST and Omniglot).",
+            measured("elbo", below_most("elbo", _NRAE, rivals, sign=-1, least=4)), (*rivals, *_NRAE),
+            tuple(f"{name} {size}" for name in sets for size in "SL"), fewest=FEWEST_FOR_T_TESTS,
+        )
+        for suffix, rivals, count, sets in (
+            ("", _TABLE2, "six", ("MNIST", "FMNIST", "KMNIST", "Omniglot", "SVHN", "CIFAR10", "CIFAR100")),
+            ("-celeba", tuple(name for name in _TABLE2 if name != "cae"), "five", ("CELEBA",)),  # without CAE in the paper
+        )
     ),
     Claim(
         "supp-table2-fid-lower", "supp_table2_fid_elbo", "NRAE", "supplement 2.4, Table 2",
-        "NRAE-L and NRAE-Q have a lower FID than the other baselines on SVHN, CIFAR10 (S) and CIFAR100 (S) (here: than at least "
-        "four of the six).",
-        measured("fid", below_most("fid", _NRAE, _TABLE2)), (*_TABLE2, *_NRAE),
+        "NRAE-L and NRAE-Q have a lower FID than the other baselines on SVHN, CIFAR10 (S) and CIFAR100 (S).",
+        measured("fid", lower("fid", _NRAE, _TABLE2)), (*_TABLE2, *_NRAE),
         ("SVHN S", "SVHN L", "CIFAR10 S", "CIFAR100 S"), fewest=FEWEST_FOR_T_TESTS,
     ),
     *(
         Claim(
             f"supp-table2-fid-higher-{recipe.split()[0].lower()}", "supp_table2_fid_elbo", "NRAE", "supplement 2.4, Table 2",
-            f"NRAE-L and NRAE-Q have a lower MSE yet a higher FID on {recipe} (here: at least one baseline has a lower FID).",
+            f"NRAE-L and NRAE-Q have a higher FID on {recipe}, although their error is lower (here: at least one baseline has a "
+            "lower FID; the error is judged on the page of Table 3).",
             measured("fid", below_most("fid", _NRAE, rivals, sign=-1, least=1)), (*rivals, *_NRAE), (recipe,),
             fewest=FEWEST_FOR_T_TESTS,
         )
