@@ -105,6 +105,10 @@ class Study:
         preset: "smoke", "quick" or "paper".
         names: the methods that this page was asked for; all of the plan if empty.
         device, workers, cluster: see :func:`nrae_lib.grid.run_all`.
+        only: the conditions to run; all of the plan if empty.
+
+    Raises:
+        ValueError: for a condition that the plan does not have, naming those it has.
 
     Attributes:
         plan, full_plan: of this preset, and of "paper".
@@ -126,13 +130,20 @@ class Study:
         device: str = "auto",
         workers: int = 1,
         cluster: str = "",
+        only: Iterable[str] = (),
     ):
         self.experiment, self.preset = experiment, preset
         self.plan, self.full_plan = plan(preset), plan("paper")
         self.absent = [name for name, content in self.plan.conditions.items() if not _is_here(content)]
-        if preset == "paper" and len(self.absent) < len(self.plan.conditions):
-            there = {name: content for name, content in self.plan.conditions.items() if name not in self.absent}
-            self.plan = replace(self.plan, conditions=there)
+        wanted = list(only) or list(self.plan.conditions)
+        for name in wanted:
+            if name not in self.plan.conditions:
+                raise ValueError(f"unknown condition {name!r}: choose among {', '.join(self.plan.conditions)}")
+        self.absent = [name for name in self.absent if name in wanted]
+        if preset == "paper" and len(self.absent) < len(wanted):
+            wanted = [name for name in wanted if name not in self.absent]
+        there = {name: content for name, content in self.plan.conditions.items() if name in wanted}
+        self.plan = replace(self.plan, conditions=there)
         self.store, self.full_store = Store.of(preset, experiment), Store.of("paper", experiment)
         self.names = tuple(names) or self.plan.methods
         self._how = {"device": device, "workers": workers, "cluster": cluster}

@@ -212,3 +212,13 @@ def test_a_full_search_of_some_methods_decides_for_none(stores):
     own = {run.key for run in study.plan.searches("thin", "dae")}
     assert own <= {path.stem for path in stores["quick"].folder.glob("*.npz")}
     assert {result.run.key for result in study.searched} >= own
+
+
+def test_only_some_conditions_run_and_the_full_scale_results_of_the_others_stay(stores):
+    studied(plan_of, "paper")
+    study = Study("toy", plan_of, "quick", only=["thin"])
+    study.search()
+    study.train()
+    assert set(study.frame.recipe) == {"thin"} and set(study.shown_frame.recipe) == {"thin", "wide"}
+    with pytest.raises(ValueError, match="unknown condition 'narrow': choose among thin, wide"):
+        Study("toy", plan_of, "quick", only=["narrow"])
