@@ -139,7 +139,7 @@ class Resident(Feed):
         super().__init__(data, data.dtype, device)
 
     def rows(self, index: Tensor | None = None) -> Tensor:
-        return _floating(self.raw if index is None else _picked(self.raw, index))
+        return as_floats(self.raw if index is None else _picked(self.raw, index))
 
     def _blocks(self) -> Iterator[Tensor]:
         return (self.raw[start:stop] for start, stop in self._bounds())
@@ -181,7 +181,7 @@ class Streamed(Feed):
                 )
             rows, filled = torch.empty(self.raw.shape, dtype=self.dtype, device=self.device), 0
             for block in self._blocks():
-                rows[filled : filled + len(block)] = _floating(block.to(self.device))
+                rows[filled : filled + len(block)] = as_floats(block.to(self.device))
                 filled += len(block)
             return rows
         for fetch in self._fetches:
@@ -227,7 +227,7 @@ class Streamed(Feed):
 
     def _found(self, keys: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         self._largest = max(self._largest, rows.nbytes)
-        return _floating(_picked(rows, torch.searchsorted(keys, index.contiguous())))
+        return as_floats(_picked(rows, torch.searchsorted(keys, index.contiguous())))
 
     def _blocks(self) -> Iterator[Tensor]:
         memory = None  # one for all: malloc would scatter small things between the blocks, and grow
@@ -423,7 +423,8 @@ def _picked(rows: Tensor, index: Tensor) -> Tensor:
     return rows.index_select(0, index.flatten()).reshape(*index.shape, *rows.shape[1:])
 
 
-def _floating(rows: Tensor) -> Tensor:
+def as_floats(rows: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1], the one way in which training and every measure see them; all else as it is."""
     return rows.to(torch.float32).div_(255) if rows.dtype == torch.uint8 else rows
 
 

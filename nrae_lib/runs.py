@@ -221,11 +221,15 @@ class Store:
         return sorted(found, key=lambda result: result.run.label)
 
     def put(self, result: Result) -> None:
-        if result.weights is not None:  # first, so that a stored result always has them on the machine that made it
+        self.put_weights(result)  # first, so that a stored result always has them on the machine that made it
+        write_atomically(self.path(result.run), result.to_bytes())
+
+    def put_weights(self, result: Result) -> None:
+        """Store the trained weights alone, if ``result`` has them."""
+        if result.weights is not None:
             buffer = io.BytesIO()
             np.savez(buffer, **{name: value.numpy() for name, value in result.weights.items()})
             write_atomically(self._weights_path(result.run), seal(buffer.getvalue()))
-        write_atomically(self.path(result.run), result.to_bytes())
 
     def weights(self, run: Run) -> dict[str, torch.Tensor] | None:
         """The trained weights of ``run``, or None where they are not on this machine (they are never committed)."""
@@ -380,7 +384,10 @@ def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
                     f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers: "
                     f"measure it on the machine that trained it ({known.provenance.get('device', 'unknown')})"
                 )
-            store.put(result)
+            if known is None:
+                store.put(result)
+            else:  # a committed result keeps its bytes: where, when and how fast it was trained
+                store.put_weights(result)
             store.checkpoint(run).unlink(missing_ok=True)
             weights = result.weights
     shape = tuple(datasets.make(run.data, run.seed, **run.data_options).train.shape[1:])
@@ -458,7 +465,8 @@ def _code() -> str:
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for name in (
-        "taylor", "graph", "datasets", "feed", "models", "losses", "measures", "methods", "training", "ensemble", "densities", "views", "evaluations", "runs"
+        "taylor", "graph", "datasets", "feed", "models", "losses", "measures", "methods", "training", "ensemble",
+        "densities", "views", "evaluations", "runs",
     ):  # fmt: skip
         for path in sorted((here / name).glob("*.py")) or [here / f"{name}.py"]:
             digest.update(path.read_bytes())

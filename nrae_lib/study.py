@@ -134,16 +134,15 @@ class Study:
     ):
         self.experiment, self.preset = experiment, preset
         self.plan, self.full_plan = plan(preset), plan("paper")
-        self.absent = [name for name, content in self.plan.conditions.items() if not _is_here(content)]
-        wanted = list(only) or list(self.plan.conditions)
-        for name in wanted:
-            if name not in self.plan.conditions:
-                raise ValueError(f"unknown condition {name!r}: choose among {', '.join(self.plan.conditions)}")
-        self.absent = [name for name in self.absent if name in wanted]
-        if preset == "paper" and len(self.absent) < len(wanted):
-            wanted = [name for name in wanted if name not in self.absent]
-        there = {name: content for name, content in self.plan.conditions.items() if name in wanted}
-        self.plan = replace(self.plan, conditions=there)
+        conditions, only = self.plan.conditions, tuple(only)
+        for name in only:
+            if name not in conditions:
+                raise ValueError(f"unknown condition {name!r}: choose among {', '.join(conditions)}")
+        wanted = {name: content for name, content in conditions.items() if not only or name in only}
+        here = {name: content for name, content in wanted.items() if preset != "paper" or _is_here(content)}
+        self.absent = [name for name in wanted if name not in here]
+        # Without any images at all, the first run says best what is missing.
+        self.plan = replace(self.plan, conditions=here or wanted)
         self.store, self.full_store = Store.of(preset, experiment), Store.of("paper", experiment)
         self.names = tuple(names) or self.plan.methods
         self._how = {"device": device, "workers": workers, "cluster": cluster}
@@ -187,38 +186,33 @@ class Study:
 
     def train(self) -> None:
         """Train what is not stored, and read the committed full-scale results."""
-        planned = self._runs(self.plan, lambda condition, method: self.options[condition][method], self.names)
+        planned = [
+            run
+            for condition in self.plan.conditions
+            for method in self.plan.methods_of(condition)
+            if method in self.names
+            for run in self._runs(self.plan, condition, method, self.options[condition][method])
+        ]
         self.already_stored = len(grid.stored(planned, self.store))
         self.results = grid.run_all(planned, self.store, **self._how)
         self.full, self._complete = [], set(self.full_plan.conditions)
-        full = self._runs(self.full_plan, self._full_choices.chosen, self.full_plan.methods)
-        groups: dict[tuple[str, str], list[Run]] = {}
-        for run in full:
-            groups.setdefault((self._condition[run.key], run.method), []).append(run)
         for condition in self.full_plan.conditions:
             for method in self.full_plan.methods_of(condition):
-                group = groups.get((condition, method), [])
-                found = grid.stored(group, self.full_store)
-                if group and len(found) == len(group):
+                options = self._full_choices.chosen(condition, method)
+                runs = [] if options is None else self._runs(self.full_plan, condition, method, options)
+                found = grid.stored(runs, self.full_store)
+                if runs and len(found) == len(runs):
                     self.full += found
                 else:
                     self._complete.discard(condition)
         self.frame, self.full_frame = self._frame(self.results), self._frame(self.full)
 
-    def _runs(self, plan: Plan, chosen: Callable[[str, str], dict | None], names: Iterable[str]) -> list[Run]:
-        """All runs of ``plan`` whose options are chosen, in the order of the page."""
-        runs = []
-        for condition in plan.conditions:
-            for method in plan.methods_of(condition):
-                options = chosen(condition, method)
-                if method in names and options is not None:
-                    new = [plan.run(condition, method, seed, options) for seed in range(plan.seeds)]
-                    for run in new:
-                        if self._condition.setdefault(run.key, condition) != condition:
-                            raise ValueError(
-                                f"conditions {self._condition[run.key]!r} and {condition!r} are the same runs"
-                            )
-                    runs += new
+    def _runs(self, plan: Plan, condition: str, method: str, options: dict) -> list[Run]:
+        """The runs of one method under one condition, a run per seed."""
+        runs = [plan.run(condition, method, seed, options) for seed in range(plan.seeds)]
+        for run in runs:
+            if self._condition.setdefault(run.key, condition) != condition:
+                raise ValueError(f"conditions {self._condition[run.key]!r} and {condition!r} are the same runs")
         return runs
 
     def condition_of(self, result: Result) -> str:

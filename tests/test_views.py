@@ -117,10 +117,14 @@ def test_weights_are_stored_beside_the_result_and_trained_again_where_they_are_m
     monkeypatch.setattr(runs, "perform", lambda *a, **k: pytest.fail("trained again although the weights are there"))
     assert torch.equal(trained_model(run, store, "cpu")(points), expected)
     path.unlink()  # as in a fresh clone: committed results have no weights
+    monkeypatch.undo()
+    committed = store.path(run).read_bytes()
+    assert torch.equal(trained_model(run, store, "cpu")(points), expected)
+    assert store.path(run).read_bytes() == committed  # with where and when it was trained
+    path.unlink()
     other = store.get(run)
     other.metrics["test_mse"] += 1
     store.put(other)
-    monkeypatch.undo()
     with pytest.raises(ValueError, match="on this machine it gives other numbers"):
         trained_model(run, store, "cpu")
     assert store.get(run).metrics == other.metrics

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from nrae_lib.feed import as_floats
+
 # Values of a block of points, so that large images come in smaller blocks: 64 MiB of float32.
 _VALUES_PER_BLOCK = 2**24
 
@@ -84,14 +86,10 @@ def _image_errors(reconstruction: Tensor, clean: Tensor) -> Tensor:
     if reconstruction.shape != clean.shape or clean.numel() == 0:
         shapes = f"{tuple(reconstruction.shape)} and {tuple(clean.shape)}"
         raise ValueError(f"PSNR compares images of the same shape (N, ...), at least one, not {shapes}")
-    return (_floating(reconstruction).double() - _floating(clean).double()).square().flatten(1).mean(1)
+    return (as_floats(reconstruction).double() - as_floats(clean).double()).square().flatten(1).mean(1)
 
 
 def _blocks(model: nn.Module, points: Tensor, block: int) -> Iterator[Tensor]:
     device = next(model.parameters(), points).device
     size = max(1, min(block, _VALUES_PER_BLOCK // max(1, points.shape[1:].numel())))
-    return (_floating(part.to(device)) for part in points.split(size))
-
-
-def _floating(points: Tensor) -> Tensor:
-    return points.to(torch.float32).div_(255) if points.dtype == torch.uint8 else points
+    return (as_floats(part.to(device)) for part in points.split(size))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib.densities import _initialisation, _standardisation
-from nrae_lib.measures.errors import _blocks, _floating
+from nrae_lib.feed import as_floats
+from nrae_lib.measures.errors import _blocks
 
 
 class Likelihood(nn.Module):
@@ -164,7 +165,7 @@ def fit_elbo(
         total = torch.zeros((), dtype=codes.dtype, device=device)
         for index in torch.randperm(len(train), generator=generator, device=device).split(batch_size):
             code = codes[index]
-            values = fitted(_floating(train[index]), code, _noise(code, generator))
+            values = fitted(as_floats(train[index]), code, _noise(code, generator))
             optimizer.zero_grad()
             (-values.mean()).backward()
             optimizer.step()
@@ -188,7 +189,7 @@ def fit_elbo(
 
 @torch.no_grad()
 def _start_epsilon(fitted: Likelihood, train: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-    x, code = _floating(train[:1024]), codes[:1024]
+    x, code = as_floats(train[:1024]), codes[:1024]
     noise = _noise(code, generator)
     spread = codes.var(0, correction=0).mean().sqrt()
     scales = torch.where(spread > 0, spread, 1) * 0.5 ** torch.arange(16, device=code.device).to(code)

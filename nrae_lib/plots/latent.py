@@ -49,9 +49,7 @@ def _draw_circles(panels, columns):
     colours = _cyclic()
     with style():
         figure, axes = _squares(panels, columns)
-        for axis, (title, panel) in zip(axes, panels.items(), strict=True):
-            axis.set_title(method_label(title))
-            axis.set_xlabel(panel["note"], fontsize=11)
+        for axis, panel in zip(axes, panels.values(), strict=True):
             direction = np.arctan2(panel["code"][:, 1], panel["code"][:, 0])
             for radius, size in ((1.0, 22), (1.3 + 0.7 * panel["colour"] / max(panel["colour"].max(), 1e-9), 5)):
                 axis.scatter(
@@ -82,9 +80,7 @@ def latent_grids(panels, columns=3):
 def _draw_grids(panels, columns):
     with style():
         figure, axes = _squares(panels, columns)
-        for axis, (title, panel) in zip(axes, panels.items(), strict=True):
-            axis.set_title(method_label(title))
-            axis.set_xlabel(panel["note"], fontsize=11)
+        for axis, panel in zip(axes, panels.values(), strict=True):
             axis.imshow(panel["picture"], interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
@@ -111,9 +107,7 @@ def _draw_planes(panels, columns):
     colours = _cyclic()
     with style():
         figure, axes = _squares(panels, columns)
-        for axis, (title, panel) in zip(axes, panels.items(), strict=True):
-            axis.set_title(method_label(title))
-            axis.set_xlabel(panel["note"], fontsize=11)
+        for axis, panel in zip(axes, panels.values(), strict=True):
             axis.scatter(*panel["code"].T, c=panel["colour"], s=7, linewidth=0, rasterized=True, **colours)
             axis.add_patch(Rectangle((-2, -2), 4, 4, fill=False, linestyle=(0, (4, 3)), alpha=0.6))
             axis.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal")
@@ -153,9 +147,7 @@ def _draw_fields(panels, columns):
     }
     with style():
         figure, axes = _squares(panels, columns)
-        for axis, (title, panel) in zip(axes, panels.items(), strict=True):
-            axis.set_title(method_label(title))
-            axis.set_xlabel(panel["note"], fontsize=11)
+        for axis, panel in zip(axes, panels.values(), strict=True):
             step = 4 / (len(panel["field"]) - 1)
             extent = (-2 - step / 2, 2 + step / 2) * 2
             axis.imshow(panel["field"], extent=extent, interpolation="nearest", **colours)
@@ -176,13 +168,16 @@ def _draw_fields(panels, columns):
 
 
 def _squares(panels, columns):
-    """Figure and a flat list of one square axis per panel."""
+    """Figure and a flat list of one square axis per panel, with its title above and its note below."""
     rows = math.ceil(len(panels) / columns)
     width = {1: 360, 2: 500}.get(columns, PAGE_WIDTH)
     figure, axes = _new_figure(width, rows * (width / columns + 42) + 60, rows, columns)
     axes = axes.ravel()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
+    for axis, (title, panel) in zip(axes, panels.items(), strict=False):
+        axis.set_title(method_label(title))
+        axis.set_xlabel(panel["note"], fontsize=11)
     return figure, list(axes[: len(panels)])
 
 

@@ -2,7 +2,7 @@
 
 from nrae_lib.reported.printed import values
 from nrae_lib.reported.rules import equal, lower, printed_value, rate, succeeds_where_other_fails
-from nrae_lib.reported.verdicts import Claim
+from nrae_lib.reported.verdicts import Claim, spelled
 
 _NRAE = ("nrae_l", "nrae_q")
 _GEOMETRIC = ("grae", "spae")  # right in Figure 7, by the paper
@@ -13,17 +13,11 @@ _SCOPES = (
 )
 
 
-def _title(*names: str) -> str:
-    """The paper's spelling: "NRAE-L" of "nrae_l", "AE and DAE" of two."""
-    *first, last = (name.upper().replace("_", "-") for name in names)
-    return " and ".join([", ".join(first), last]) if first else last
-
-
 CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(
             f"fig4-smooth{suffix}", "fig4_sine", "NRAE", "4.1, Figure 4",
-            f"NRAE-L and NRAE-Q reproduce a smooth manifold better than {_title(*rivals)} (here: the total turning of "
+            f"NRAE-L and NRAE-Q reproduce a smooth manifold better than {spelled(*rivals)} (here: the total turning of "
             "the learned curve is closer to the noise-free curve's, one half turn).",
             lower("total_turning", _NRAE, rivals, target=1.0), (*rivals, *_NRAE), recipes,
         )
@@ -32,7 +26,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(
             f"table1-best{suffix}", "table1_sine", "NRAE", "4.1, Table 1",
-            f"NRAE-L and NRAE-Q have a lower error on clean points than {_title(*rivals)}.",
+            f"NRAE-L and NRAE-Q have a lower error on clean points than {spelled(*rivals)}.",
             lower("test_mse", _NRAE, rivals), (*rivals, *_NRAE), recipes,
         )
         for suffix, recipes, rivals in _SCOPES
@@ -45,7 +39,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(
             f"table1-value-{printed.method}", "table1_sine", "NRAE", "4.1, Table 1",
-            f"The error of {_title(printed.method)} times 100 is {printed.value:.2f} ± {printed.error:.2f}.",
+            f"The error of {spelled(printed.method)} times 100 is {printed.value:.2f} ± {printed.error:.2f}.",
             printed_value(printed.method, ("table1", "sine"), "mse_x100", "test_mse", 100), (printed.method,),
             ("paper",),
         )
@@ -64,7 +58,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(
             f"fig7-baselines-wrong{suffix}", "fig7_swissroll", "NRAE", "4.2, Figure 7",
-            f"{_title(*wrong)} do not learn the right local geometry.",
+            f"{spelled(*wrong)} do not learn the right local geometry.",
             rate(wrong, succeed=False), wrong, recipes,
         )
         for suffix, recipes, rivals in _SCOPES

@@ -16,7 +16,7 @@ from nrae_lib.reported.rules import (
     lower,
     sign,
 )
-from nrae_lib.reported.verdicts import Claim
+from nrae_lib.reported.verdicts import Claim, spelled
 
 if TYPE_CHECKING:
     import pandas
@@ -31,11 +31,6 @@ _NEGLIGIBLE = 0.1
 
 def _condition(name: str, size: str) -> str:
     return f"{_TITLES.get(name, name.upper())} {size}"
-
-
-def _named(*names: str) -> str:
-    *first, last = (name.upper().replace("_", "-") for name in names)
-    return " and ".join([", ".join(first), last]) if first else last
 
 
 def across(frame: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -107,8 +102,8 @@ def _lowest(page: str, table: str, section: str) -> tuple[Claim, ...]:
                 Claim(
                     f"{table.replace('_', '-')}-{name}-{size.lower()}{'' if len(beaten) == 1 else '-' + ours[0][-1]}",
                     page, "NRAE", section,
-                    f"{_condition(name, size)}: {_named(*ours)} {'have' if len(ours) > 1 else 'has'} a lower test error than "
-                    f"{_named(*rivals)}.",
+                    f"{_condition(name, size)}: {spelled(*ours)} {'have' if len(ours) > 1 else 'has'} a lower test error than "
+                    f"{spelled(*rivals)}.",
                     lower("test_mse", tuple(ours), rivals), (*rivals, *ours), (_condition(name, size),),
                     fewest=FEWEST_FOR_T_TESTS,
                 )
@@ -179,7 +174,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(
             f"table4-better-than-alone-{condition.split()[0].lower()}", "table4_compatibility", "NRAE", _TABLE4,
-            f"A combination can be better than NRAE alone: {_named(both)} has a lower test error than {_named(alone)}.",
+            f"A combination can be better than NRAE alone: {spelled(both)} has a lower test error than {spelled(alone)}.",
             lower("test_mse", (both,), (alone,)), (both, alone), (condition,), fewest=FEWEST_FOR_T_TESTS,
         )
         for condition, (both, alone) in _BETTER_THAN_ALONE.items()

@@ -44,3 +44,9 @@ class Verdict:
     preset: str
     status: str
     statistics: str
+
+
+def spelled(*names: str) -> str:
+    """The paper's spelling: "NRAE-L" of "nrae_l", "AE and DAE" of two."""
+    *first, last = (name.upper().replace("_", "-") for name in names)
+    return " and ".join([", ".join(first), last]) if first else last

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nrae_lib.feed import as_floats
+
 # Values (points x features) that pass through a network at a time.
 _BLOCK_VALUES = 2**22
 
@@ -13,11 +15,6 @@ _BLOCK_VALUES = 2**22
 def _in_blocks(function: Callable[[Tensor], Tensor], points: Tensor, values: int, device: torch.device) -> Tensor:
     size = max(1, _BLOCK_VALUES // max(1, values))
     return torch.cat([function(as_floats(part.to(device))).cpu() for part in points.split(size)])
-
-
-def as_floats(points: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1], as training sees them; everything else as it is."""
-    return points.float() / 255 if points.dtype == torch.uint8 else points
 
 
 def encode(model: nn.Module, points: Tensor) -> Tensor:
