@@ -2,7 +2,7 @@
 
     python benchmarks/all_methods.py [--device cpu] [--rounds N] [--json PATH]
 
-All take turns, see ``nrae_lib.timing``; the table shows medians over rounds of ratios taken within a round. Beside the
+All take turns, see ``nrae_lib.pages.timing``; the table shows medians over rounds of ratios taken within a round. Beside the
 catalogue stand the reconstruction terms that no method has alone, the penalties that none adds alone to AE, and the other
 formulations of NRAE. What is prepared once before training is timed by itself.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from step_time import finish, parser, table
 
-from nrae_lib import runs, timing
+from nrae_lib import runs
+from nrae_lib.pages import timing
 
 
 def main() -> None:

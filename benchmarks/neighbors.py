@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from nrae_lib import runs
-from nrae_lib.graph import knn_graph
+from nrae_lib.core.graph import knn_graph
 
 OURS = "nrae_lib"
 # Name -> points, features. Normal data of many dimensions is the worst case: all points are almost equally far.

@@ -3,7 +3,7 @@
     python benchmarks/step_time.py [--device cpu] [--rounds N] [--threads N] [--json PATH]
 
 Every formulation of the same loss, the released one among them, is first checked to give the same loss and gradients in
-double precision. Then all take turns, see ``nrae_lib.timing``. The paper's ratios come from supplement, Table 1.
+double precision. Then all take turns, see ``nrae_lib.pages.timing``. The paper's ratios come from supplement, Table 1.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
-from nrae_lib import reported, runs, timing
+from nrae_lib import paper, runs
+from nrae_lib.pages import timing
 
-PAPER = {value.method: value.value for value in reported.values("nrae", "supp_table1", "mnist")}
+PAPER = {value.method: value.value for value in paper.values("nrae", "supp_table1", "mnist")}
 
 
 def table(title: str, rows: dict[str, dict[str, float]], digits: int = 2) -> str:

@@ -56,12 +56,12 @@ def project(tmp_path) -> Path:
     modules = {
         "__init__": "",
         "taylor": "",
-        "losses": "from nrae_lib.taylor import expand",
+        "losses": "from nrae_lib.core.taylor import expand",
         "methods": "from . import losses",
         "training": "def fit():\n    from .methods import catalogue",
         "reported/__init__": "from ..taylor import expand",
         "plots": "import numpy",
-        "unused": "import nrae_lib.plots",
+        "unused": "import nrae_lib.pages.plots",
     }
     for name, text in modules.items():
         path = tmp_path / "nrae_lib" / f"{name}.py"
@@ -72,8 +72,8 @@ def project(tmp_path) -> Path:
     (tmp_path / "results" / "sine").mkdir(parents=True)
     (tmp_path / "results" / "sine" / "run.json").write_text("{}")
     write_notebook(tmp_path, "learns", "%matplotlib inline\nfrom nrae_lib import training, plots")
-    write_notebook(tmp_path, "compares", "def f():\n    import nrae_lib.reported as reported", results=("sine",))
-    write_notebook(tmp_path, "draws", "import importlib\nimportlib.import_module('nrae_lib.plots')")
+    write_notebook(tmp_path, "compares", "def f():\n    import nrae_lib.paper as reported", results=("sine",))
+    write_notebook(tmp_path, "draws", "import importlib\nimportlib.import_module('nrae_lib.pages.plots')")
     write_notebook(tmp_path, "alone", "print('this page needs no library')")
     pretend_all_ran(tmp_path)
     return tmp_path
@@ -85,15 +85,15 @@ def project(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("source", "package", "expected"),
     [
-        ("import nrae_lib.losses as l", "", {"nrae_lib.losses"}),
-        ("from nrae_lib import losses, graph", "", {"nrae_lib.losses", "nrae_lib.graph"}),
-        ("from nrae_lib.losses import *", "", {"nrae_lib.losses"}),
-        ("from . import losses", "nrae_lib", {"nrae_lib.losses"}),
-        ("from .losses import nrae", "nrae_lib", {"nrae_lib.losses"}),
-        ("from ..losses import nrae", "nrae_lib.models", {"nrae_lib.losses"}),
-        ("from .. import losses", "nrae_lib.models", {"nrae_lib.losses"}),
-        ("if True:\n    def f():\n        import nrae_lib.graph", "", {"nrae_lib.graph"}),
-        ("import_module('nrae_lib.graph')", "", {"nrae_lib.graph"}),
+        ("import nrae_lib.core.losses as l", "", {"nrae_lib.core.losses"}),
+        ("from nrae_lib import losses, graph", "", {"nrae_lib.core.losses", "nrae_lib.core.graph"}),
+        ("from nrae_lib.core.losses import *", "", {"nrae_lib.core.losses"}),
+        ("from . import losses", "nrae_lib", {"nrae_lib.core.losses"}),
+        ("from .losses import nrae", "nrae_lib", {"nrae_lib.core.losses"}),
+        ("from ..losses import nrae", "nrae_lib.core.models", {"nrae_lib.core.losses"}),
+        ("from .. import losses", "nrae_lib.core.models", {"nrae_lib.core.losses"}),
+        ("if True:\n    def f():\n        import nrae_lib.core.graph", "", {"nrae_lib.core.graph"}),
+        ("import_module('nrae_lib.core.graph')", "", {"nrae_lib.core.graph"}),
     ],
 )
 def test_every_form_of_import_is_seen(source, package, expected):

@@ -53,10 +53,10 @@ def imported_names(source: str, package: str = "") -> Iterator[str]:
             outer = parents[: len(parents) + 1 - node.level] if node.level else []
             base = ".".join([*outer, *filter(None, [node.module])])
             yield base
-            # `from nrae_lib import losses` names a module, `from nrae_lib.losses import nrae` does not: try both.
+            # `from nrae_lib import losses` names a module, `from nrae_lib.core.losses import nrae` does not: try both.
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and re.fullmatch(rf"{PACKAGE}(\.\w+)+", str(node.value)):
-            yield node.value  # importlib.import_module("nrae_lib.losses"), or a lazy table of module names
+            yield node.value  # importlib.import_module("nrae_lib.core.losses"), or a lazy table of module names
 
 
 def module_files(root: Path, dotted_name: str) -> set[Path]:

@@ -15,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from nrae_lib.plots import MANIFOLD_COLOUR, PAGE_STYLE, method_label
+from nrae_lib.pages.plots import MANIFOLD_COLOUR, PAGE_STYLE, method_label
 
 # --------------------------------------------------------------------------------------------------- parameters
 

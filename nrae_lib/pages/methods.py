@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 
 from nrae_lib.pages.common import _display, _rows_and_columns, _text
-from nrae_lib.plots import PAGE_STYLE
+from nrae_lib.pages.plots import PAGE_STYLE
 
 _METHOD_STYLE = (
     PAGE_STYLE
@@ -26,7 +26,7 @@ _MARKS = re.compile(
 
 
 def loss_formula(objective):
-    r"""The loss of an `nrae_lib.methods.Objective` in LaTeX, one term per line, with the coefficients used here.
+    r"""The loss of an `nrae_lib.core.methods.Objective` in LaTeX, one term per line, with the coefficients used here.
 
     Reconstruction plus every penalty with its coefficient λ, divided by D where the penalty is ``summed``; below, what the
     symbols of the reconstruction mean.
@@ -73,7 +73,7 @@ def method_cards_html(entries, times=()):
     """One card per method: formula, source, options, coefficients, form, density, preparation, search, time, note.
 
     Arguments:
-        entries: of `nrae_lib.methods.CATALOGUE`.
+        entries: of `nrae_lib.core.methods.CATALOGUE`.
         times: measured step times, see `step_times`.
     """
     cards = []
@@ -108,7 +108,7 @@ def _facts(entry, times):
     ]
     return (
         ("source", entry.reference),
-        ("terms", " + ".join(f":class:`nrae_lib.methods.{kind}`" for kind in kinds)),
+        ("terms", " + ".join(f":class:`nrae_lib.core.methods.{kind}`" for kind in kinds)),
         ("options, defaults", options),
         ("coefficients", "; ".join(f"``{name}`` {text}" for name, text in coefficients.items())),
         ("code", ", ".join(filter(None, [objective.latent, form.get(objective.posterior)]))),

@@ -1,15 +1,15 @@
-"""What the pages of a :class:`nrae_lib.study.Study` share: options, search, banner, verdicts, numbers.
+"""What the pages of a :class:`nrae_lib.runs.study.Study` share: options, search, banner, verdicts, numbers.
 
 Importing this file needs no PyTorch: what does is imported where it is used.
 """
 
 from nrae_lib.pages.common import banner, download, papermill_command, provenance, text_table, verdicts
-from nrae_lib.plots import method_label, search_grid, show
+from nrae_lib.pages.plots import method_label, search_grid, show
 
 
 def show_options(study):
     """Display the options of each method under each condition, in the papers' symbols; after ``study.search()``."""
-    from nrae_lib import methods
+    from nrae_lib.core import methods
 
     plan = study.plan
     rows = {}
@@ -85,7 +85,7 @@ def study_verdicts(study, page, frame=None, recipes=None):
     """
     from IPython.display import Markdown, display
 
-    from nrae_lib import reported
+    from nrae_lib import paper
     from nrae_lib.runs import project_root
 
     shown = study.shown_frame if frame is None else frame
@@ -94,15 +94,15 @@ def study_verdicts(study, page, frame=None, recipes=None):
         items = [
             item
             for condition in conditions
-            for item in reported.judge(page, shown, study.preset_of(condition), (condition,))
+            for item in paper.judge(page, shown, study.preset_of(condition), (condition,))
         ]
     else:
-        items = reported.judge(page, shown, study.shown_preset, tuple(recipes))
+        items = paper.judge(page, shown, study.shown_preset, tuple(recipes))
     verdicts(items)
     folder, full = project_root() / "results" / "verdicts", [item for item in items if item.preset == "paper"]
     if study.preset == "paper":
-        reported.save(page, full, folder)
-    elif full and not reported.agree(full, folder):
+        paper.save(page, full, folder)
+    elif full and not paper.agree(full, folder):
         display(Markdown("The scoreboard does not know these verdicts yet: run this page once with preset paper."))
 
 
@@ -115,7 +115,7 @@ def study_numbers(study, name, **tables):
     """
     from IPython.display import Markdown, display
 
-    from nrae_lib import grid
+    from nrae_lib.runs import grid
 
     for part, frame in tables.items():
         download(frame, f"{name}_{part}.csv")

@@ -1,0 +1,18 @@
+"""The training loop: data stays on the device, nothing waits for the host inside an epoch, resume is exact."""
+
+from nrae_lib.core.training.checkpoints import Interrupted, stop_event
+from nrae_lib.core.training.loop import Trained, fit
+from nrae_lib.core.training.optimization import DECAYS, PRECISIONS, Optimization
+from nrae_lib.core.training.steps import Diverged, step
+
+__all__ = [
+    "DECAYS",
+    "PRECISIONS",
+    "Diverged",
+    "Interrupted",
+    "Optimization",
+    "Trained",
+    "fit",
+    "step",
+    "stop_event",
+]

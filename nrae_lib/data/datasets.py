@@ -1,0 +1,67 @@
+"""Data sets: synthetic curves, the image sets of the paper, and rotated or shifted digits made from them.
+
+A data set is a function of (seed, options); every option is part of what identifies a run.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
+from nrae_lib.data.digits import rotated_digit, rotated_digits, shifted_digit
+from nrae_lib.data.images import (
+    SOURCES,
+    Images,
+    available,
+    banner_text,
+    image_data,
+    images_of,
+    load,
+    resolve,
+    root,
+    sizes,
+    stand_in,
+    state,
+)
+from nrae_lib.data.points import Dataset, sine, swiss_roll
+
+__all__ = [
+    "DATASETS", "IMAGE_SETS", "SOURCES", "Dataset", "ImageSet", "Images", "available", "banner_text", "bound_options",
+    "image_data", "images_of", "load", "make", "resolve", "root", "rotated_digit", "rotated_digits",
+    "shifted_digit", "sine", "sizes", "stand_in", "state", "swiss_roll",
+]  # fmt: skip
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "sine": sine,
+    "swiss_roll": swiss_roll,
+    "rotated_digit": rotated_digit,
+    "shifted_digit": shifted_digit,
+    "rotated_digits": rotated_digits,
+    **{name: partial(image_data, name) for name in IMAGE_SETS},
+}
+
+
+def make(name: str, seed: int, **options) -> Dataset:
+    """The data set ``name`` for ``seed``.
+
+    Raises:
+        ValueError: for an unknown name or option, naming the valid ones.
+    """
+    bound = bound_options(name, options)
+    return DATASETS[name](seed, **bound)
+
+
+def bound_options(name: str, options: dict) -> dict:
+    """All options of the data set ``name``: ``options``, and the defaults of the others.
+
+    Raises:
+        ValueError: for an unknown name or option, naming the valid ones.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    parameters = inspect.signature(DATASETS[name]).parameters
+    defaults = {option: parameter.default for option, parameter in parameters.items() if option != "seed"}
+    for option in options:
+        if option not in defaults:
+            raise ValueError(f"data set {name!r} has no option {option!r}: choose among {', '.join(defaults)}")
+    return {option: type(default)(options.get(option, default)) for option, default in defaults.items()}

@@ -1,0 +1,152 @@
+"""Rotated and shifted digits: curves of images with known positions (paper, Figures 5, 8 and 9)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nrae_lib.data.images import images_of
+from nrae_lib.data.points import Dataset
+
+
+def _transforms():
+    try:
+        from torchvision.transforms.v2 import functional
+    except ImportError as error:
+        raise ImportError(
+            "the rotated and shifted digits need the package torchvision: pip install 'nrae-lib[images]'"
+        ) from error
+    return functional
+
+
+def _digits(source: str, digit: int, start: int, stop: int) -> Tensor:
+    """(stop - start, 1, 28, 28) float32: training images ``start`` to ``stop`` - 1 of ``digit``."""
+    images = images_of("mnist", source)
+    which = (images.train_labels == digit).nonzero()[:, 0]
+    if not 0 <= start < stop <= len(which):
+        raise ValueError(
+            f"MNIST ({source}) has {len(which)} training images of the digit {digit}: images {start} to {stop - 1} are not "
+            "among them"
+        )
+    return images.train_images[which[start:stop]].float() / 255
+
+
+def _along(transform: Callable[[Tensor, float], Tensor], images: Tensor, positions: Tensor) -> Tensor:
+    """(images * positions, 1, 28, 28): every image at every position, image by image."""
+    return torch.stack([transform(images, position) for position in positions.tolist()], 1).flatten(0, 1)
+
+
+def _rotated(images: Tensor, angle: float) -> Tensor:
+    functional = _transforms()
+    # Without fill, outside is black. With fill=0 torchvision multiplies the pixels at the edge by their weight once more.
+    return functional.rotate(images, angle, functional.InterpolationMode.BILINEAR)
+
+
+def _check_count(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 2:
+            raise ValueError(f"{name} must be at least 2, not {count}")
+
+
+def rotated_digit(
+    seed: int,
+    source: str = "official",
+    digit: int = 3,
+    count: int = 20,
+    step: float = 9.0,
+    n_test: int = 200,
+    index: int = 0,
+) -> Dataset:
+    """One digit rotated by i * step degrees, i = 0..count-1, counterclockwise (supplement, section 1.1, Figures 8 and 9).
+
+    Test images are ``n_test`` rotations evenly spaced from 0 to count * step, with both ends; for a full turn or more
+    without the last, which repeats the first. For less than a full turn the last test images lie beyond the last training
+    image, at (count - 1) * step: by default the last 10 of 200, from 171 to 180 degrees. Positions are angles in degrees.
+    Bilinear interpolation, black outside, float32 in [0, 1]. The data does not depend on the seed.
+
+    Arguments:
+        source: "official" or "stand_in" MNIST.
+        digit, index: the image is the ``index``-th (from 0) training image of ``digit``.
+
+    Raises:
+        ValueError: if there is no such image.
+    """
+    _check_count(count=count, n_test=n_test)
+    image = _digits(source, digit, index, index + 1)
+    position = torch.arange(count, dtype=torch.float64) * step
+    end = count * step
+    intervals = n_test if abs(end) >= 360 else n_test - 1
+    test_position = torch.arange(n_test, dtype=torch.float64) * (end / intervals)
+    return Dataset(
+        _along(_rotated, image, position),
+        _along(_rotated, image, test_position),
+        position.float(),
+        test_position.float(),
+    )
+
+
+def shifted_digit(
+    seed: int,
+    source: str = "official",
+    digit: int = 7,
+    count: int = 20,
+    scale: float = 0.8,
+    reach: float = 10.0,
+    n_test: int = 200,
+    index: int = 0,
+) -> Dataset:
+    """One digit, scaled, shifted to the right by -reach to +reach pixels, evenly (supplement, section 1.1, Figure 8).
+
+    Test images are ``n_test`` shifts over the same range. Positions are shifts in pixels. Arguments, interpolation and
+    errors as for :func:`rotated_digit`.
+    """
+    _check_count(count=count, n_test=n_test)
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be a positive number, not {scale}")
+    functional = _transforms()
+
+    def shifted(images: Tensor, shift: float) -> Tensor:
+        return functional.affine(images, 0.0, [shift, 0.0], scale, [0.0, 0.0], functional.InterpolationMode.BILINEAR)
+
+    image = _digits(source, digit, index, index + 1)
+    position, test_position = (torch.linspace(-reach, reach, n, dtype=torch.float64) for n in (count, n_test))
+    return Dataset(
+        _along(shifted, image, position), _along(shifted, image, test_position), position.float(), test_position.float()
+    )
+
+
+def rotated_digits(
+    seed: int,
+    source: str = "official",
+    digit: int = 8,
+    digits: int = 100,
+    rotations: int = 100,
+    step: float = 3.6,
+    n_test_digits: int = 20,
+    first_test: int = 0,
+) -> Dataset:
+    """The first images of a digit, each rotated by i * step degrees, i = 0..rotations-1 (supplement 1.1, Figure 5).
+
+    Points are ordered image by image. Test points are the same rotations of ``n_test_digits`` of the images that follow.
+    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for
+    :func:`rotated_digit`.
+
+    Arguments:
+        digits: how many training images of ``digit`` are rotated.
+        first_test: which of the images that follow is the first of the test, from 0; for a search with images of its own.
+
+    Raises:
+        ValueError: if there are not as many images, or a number is too small.
+    """
+    _check_count(digits=digits, rotations=rotations, n_test_digits=n_test_digits + 1)
+    angles = torch.arange(rotations, dtype=torch.float64) * step
+    if first_test < 0:
+        raise ValueError(f"first_test must be at least 0, not {first_test}")
+    start = digits + first_test
+    images = _digits(source, digit, 0, start + n_test_digits)
+    train, test = (_along(_rotated, part, angles) for part in (images[:digits], images[start:]))
+    labels = torch.arange(start + n_test_digits).repeat_interleave(rotations)
+    return Dataset(
+        train, test, angles.float().repeat(digits), angles.float().repeat(n_test_digits),
+        train_labels=labels[: len(train)], test_labels=labels[start * rotations :],
+    )  # fmt: skip

@@ -1,0 +1,273 @@
+"""The image sets in memory: loading, splitting, noise, and what stands in where they are not at hand."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nrae_lib.data import layouts
+from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
+from nrae_lib.data.points import Dataset
+
+SOURCES = ("official", "stand_in")
+
+_TEST_COLUMN = 480  # of 640: left of it patches train, right of it they test
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image set in memory, cut nowhere yet.
+
+    Arguments:
+        train_images, test_images: (N, C, H, W), (M, C, H, W) uint8; M may be 0.
+        train_labels, test_labels: (N,), (M,) int64.
+        origin: "torchvision", "npz" or "stand_in".
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.train_images) + len(self.test_images)
+
+    def part(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Copies of images and labels ``start`` to ``stop`` - 1 of the row: training images, then test images."""
+        end = len(self.train_images)
+        first, second = slice(start, min(stop, end)), slice(max(start - end, 0), max(stop - end, 0))
+        return (
+            torch.cat([self.train_images[first], self.test_images[second]]),
+            torch.cat([self.train_labels[first], self.test_labels[second]]),
+        )
+
+
+def root() -> Path:
+    """The folder of the image sets: ``$NRAE_DATA``, or ``data`` in the checkout (in the current folder if installed)."""
+    checkout = Path(__file__).resolve().parent.parent.parent
+    return Path(
+        os.environ.get("NRAE_DATA") or (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data"
+    )
+
+
+def _set(name: str) -> ImageSet:
+    if name not in IMAGE_SETS:
+        raise ValueError(f"unknown image set {name!r}: choose one of {', '.join(IMAGE_SETS)}")
+    return IMAGE_SETS[name]
+
+
+def available(name: str) -> bool:
+    """Whether the files of the set are there, complete or packed; nothing is decoded or fetched."""
+    spec, folder = _set(name), root()
+    return (
+        all((folder / file).exists() for file in spec.files)
+        or (bool(spec.archives) and all((folder / file).exists() for file in _packed(spec)))
+        or (folder / f"{name}.npz").exists()
+    )
+
+
+def _packed(spec: ImageSet) -> set[str]:
+    """What must be there before unpacking: the archives, and the files that no archive holds."""
+    loose = (file for file in spec.files if spec.name == "celeba" and file.endswith(".txt"))
+    return {*spec.archives, *loose}
+
+
+def state() -> str:
+    """Eight hexadecimal digits that change when a file of an image set does: names, sizes and times, not contents."""
+    files = {
+        root() / file for spec in IMAGE_SETS.values() for file in (*spec.files, *spec.archives, f"{spec.name}.npz")
+    }
+    there = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file())
+    return hashlib.sha256(repr(there).encode()).hexdigest()[:8]
+
+
+def load(name: str, download: bool = False) -> Images:
+    """The whole image set ``name``.
+
+    First torchvision's own class and layout under :func:`root` (archives that lie there are unpacked), then the file
+    ``<name>.npz`` with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels`` (uint8, N x H x W or
+    N x H x W x C; the test part may be missing). The last two sets are kept in memory.
+
+    Omniglot's 105 x 105 drawings are inverted, so that ink is bright, and reduced to 28 x 28 with antialiasing; its
+    images are ordered by alphabet, character and file. Of CelebA the central 140 x 140 pixels are reduced to 64 x 64, as
+    in the papers of WAE and EAE; the NRAE paper states no crop. The decoded images are kept beside the originals in a
+    file, which is mapped, not read. Its labels are the persons. All others keep their size.
+
+    Arguments:
+        download: fetch the set with torchvision, which checks md5 sums, if nothing is there.
+
+    Raises:
+        ValueError: for an unknown name, and for files that are incomplete, truncated, corrupt or mislabelled.
+        FileNotFoundError: if nothing is there and ``download`` is off.
+        ConnectionError: if the download fails.
+        ImportError: if torchvision is needed and missing.
+    """
+    spec, folder = _set(name), root()
+    if download and not available(name):
+        layouts.fetch(spec, folder)
+    return _load(name, folder)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, folder: Path) -> Images:
+    spec = _set(name)
+    npz = folder / f"{name}.npz"
+    complete = all((folder / file).exists() for file in spec.files)
+    begun = any((folder / file).exists() for file in (*spec.files, *spec.archives))
+    if complete or (begun and not npz.exists()):
+        return Images(*layouts.from_torchvision(spec, folder), "torchvision")
+    if npz.exists():
+        return Images(*layouts.from_npz(spec, npz), "npz")
+    raise FileNotFoundError(f"{spec.title} is not there: neither torchvision's files nor {npz}; {spec.hint}")
+
+
+@lru_cache(maxsize=2)
+def stand_in(name: str) -> Images:
+    """Real images that come with scikit-learn, in the shape of the set ``name``.
+
+    For the grey sets 1,797 handwritten digits of 8 x 8 pixels, enlarged to 28 x 28; the last quarter tests. Labels are the
+    digits. For the colour sets 6,000 random patches of two photographs; the last quarter tests, and comes from the right
+    quarter of the photographs, of which the training patches show nothing. Labels are the photographs.
+    """
+    from sklearn.datasets import load_digits, load_sample_images
+
+    channels, height, width = _set(name).shape
+    if channels == 1:
+        digits = load_digits()
+        small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+        images = torch.nn.functional.interpolate(small, (height, width), mode="bilinear").round().to(torch.uint8)
+        labels = torch.from_numpy(digits.target).long()
+        end = len(images) - len(images) // 4
+        return Images(images[:end], labels[:end], images[end:], labels[end:], "stand_in")
+    photographs = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2)
+    generator = torch.Generator().manual_seed(0)
+    parts: list[Tensor] = []
+    for count, (left, right) in zip((4500, 1500), pairwise((0, _TEST_COLUMN, photographs.shape[-1])), strict=True):
+        labels = torch.arange(count) % len(photographs)
+        tops, lefts = (
+            torch.randint(low, high - length + 1, (count,), generator=generator)
+            for low, high, length in ((0, photographs.shape[-2], height), (left, right, width))
+        )
+        rows, columns = tops[:, None] + torch.arange(height), lefts[:, None] + torch.arange(width)
+        patches = photographs[labels[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        parts += [patches.permute(0, 3, 1, 2).contiguous(), labels]
+    return Images(*parts, "stand_in")
+
+
+def images_of(name: str, source: str) -> Images:
+    """:func:`load` for the source "official", :func:`stand_in` for "stand_in"."""
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    return load(name) if source == "official" else stand_in(name)
+
+
+def resolve(name: str) -> str:
+    """The source to use here: "official" if the set is :func:`available`, else "stand_in"."""
+    return "official" if available(name) else "stand_in"
+
+
+def banner_text(names: str | Sequence[str]) -> str:
+    """One sentence on which of the sets are stand-ins here, and how to get the real ones; empty if none is."""
+    names = [name for name in ([names] if isinstance(names, str) else names) if resolve(name) == "stand_in"]
+    if not names:
+        return ""
+    pictures = {1: "scikit-learn's 1,797 handwritten digits", 3: "patches of scikit-learn's two photographs"}
+    clauses = [
+        f"{pictures[channels]} stand in for {', '.join(titles)}"
+        for channels in pictures
+        if (titles := [IMAGE_SETS[name].title for name in names if IMAGE_SETS[name].shape[0] == channels])
+    ]
+    return (
+        f"Here {', and '.join(clauses)}, so the numbers of this page cannot be compared with the paper's: to get the "
+        f"real images, run python -m nrae_lib.data.datasets {' '.join(names)}, or see the page on image sets."
+    )
+
+
+def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None = None) -> dict[str, int]:
+    """The paper's split of the set, cut to the images that are there, as options of the data set ``name``.
+
+    If there are fewer images than the paper used, the test images are cut first. They keep at least a quarter of all;
+    beyond that, training and validation images are cut in proportion.
+
+    Arguments:
+        size: "S" or "L".
+        source: "official" or "stand_in".
+        most: upper bound on every number, or on those named ``n_train``, ``n_validation``, ``n_test``.
+
+    Returns:
+        ``{"n_train": ..., "n_validation": ..., "n_test": ...}``.
+
+    Raises:
+        ValueError: for an unknown name, size, source or key of ``most``.
+        FileNotFoundError: if the official set is not there.
+
+    Example:
+        >>> sizes("mnist", "S", "stand_in", most={"n_train": 1000})
+        {'n_train': 1000, 'n_validation': 224, 'n_test': 449}
+    """
+    spec = _set(name)
+    if size not in spec.sizes:
+        raise ValueError(f"unknown size {size!r}: choose one of {', '.join(spec.sizes)}")
+    total = len(images_of(name, source))
+    n_train, n_validation, n_test = spec.sizes[size]
+    if n_train + n_validation + n_test > total:
+        n_test = min(n_test, max(total - n_train - n_validation, total // 4))
+        rest = total - n_test
+        if n_train + n_validation > rest:
+            n_train, n_validation = (rest * part // (n_train + n_validation) for part in (n_train, n_validation))
+    chosen = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
+    bounds = dict.fromkeys(chosen, most) if isinstance(most, int) else most or {}
+    for key in bounds:
+        if key not in chosen:
+            raise ValueError(f"unknown number {key!r} in most: choose among {', '.join(chosen)}")
+    return {key: min(value, bounds.get(key, value)) for key, value in chosen.items()}
+
+
+def image_data(
+    name: str,
+    seed: int,
+    source: str = "official",
+    n_train: int = 10_000,
+    n_validation: int = 2_000,
+    n_test: int = 50_000,
+    noise: float = 0.0,
+) -> Dataset:
+    """The image set ``name``, split as the page on image sets says; in ``DATASETS`` under its name.
+
+    Without noise the images are uint8 and do not depend on the seed. With noise they are float32 in [0, 1] plus normal
+    noise of standard deviation ``noise``, drawn once from the seed and clipped nowhere (paper, Table 2); ``train_clean``
+    and ``test`` are without it, ``test_noisy`` has it, and there is no validation part, since this setting has no clean
+    images to stop by. ``n_validation`` images are left out all the same.
+
+    Raises:
+        ValueError: if the set has fewer images than asked for; :func:`sizes` gives numbers that fit.
+    """
+    images = images_of(name, source)
+    for option, count, least in (("n_train", n_train, 2), ("n_validation", n_validation, 0), ("n_test", n_test, 1)):
+        if count < least:
+            raise ValueError(f"{option} must be at least {least}, not {count}")
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise is a standard deviation, a finite number that cannot be negative, got {noise}")
+    if (asked := n_train + n_validation + n_test) > len(images):
+        raise ValueError(
+            f"{IMAGE_SETS[name].title} ({source}) has {len(images):,} images here and {asked:,} were asked for: choose "
+            f"smaller n_train, n_validation, n_test, for example those of datasets.sizes"
+        )
+    train, train_labels = images.part(0, n_train)
+    test, test_labels = images.part(len(images) - n_test, len(images))
+    labels = {"train_labels": train_labels, "test_labels": test_labels}
+    if noise == 0:
+        validation = images.part(n_train, n_train + n_validation)[0] if n_validation else None
+        return Dataset(train, test, validation=validation, **labels)
+    generator = torch.Generator().manual_seed(seed)
+    train, test = (part.float() / 255 for part in (train, test))
+    noisy = [part + noise * torch.randn(part.shape, generator=generator) for part in (train, test)]
+    return Dataset(noisy[0], test, train_clean=train, test_noisy=noisy[1], **labels)

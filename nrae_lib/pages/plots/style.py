@@ -1,0 +1,263 @@
+"""The book's one style: colours, fonts, and how a figure comes onto a page.
+
+Importing this file needs numpy only; matplotlib and IPython are imported where they are used.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import re
+from contextlib import contextmanager
+
+import numpy as np
+
+# The paper's Figure 4: noisy samples blue, learned manifold orange. Every colour of this file has a relative luminance
+# between 0.12 and 0.30, so that its contrast is at least 3:1 both on white and on #121212.
+SAMPLE_COLOUR = "#2f80d8"
+MANIFOLD_COLOUR = "#e0690a"
+
+METHOD_COLOURS = {
+    "ae": "#7d7d7d",
+    "vae": "#8d68c4",
+    "wae": "#c25aa5",
+    "dae": "#0f8f93",
+    "cae": "#8a7d1f",
+    "grae": "#2f9150",
+    "spae": "#a9662f",
+    "nrae_0": "#6787a8",
+    "nrae_l": SAMPLE_COLOUR,
+    "nrae_q": "#dc4b1e",
+}
+_EMBEDDING_LABELS = {"pca": "PCA", "umap": "UMAP", "tsne": "t-SNE", "lle": "LLE"}
+
+# Blue to purple to orange, never lighter or darker than the limits above: an ordinary map such as viridis loses one
+# of its two ends on either a white or a dark page.
+ORDER_COLOURS = ("#2f6fe4", "#8a5fd6", "#c94f9b", "#de5a4a", "#d97a10", "#a8930f")
+
+PAGE_WIDTH = 720  # CSS pixels: the text column of the book on a desktop
+_POINTS_PER_INCH = 72  # matplotlib writes SVG in points; one point is shown as one CSS pixel
+
+# The book's theme puts a light box behind every HTML output in dark mode, for the sake of pictures made for white
+# pages. Ours follow the page by themselves.
+PAGE_STYLE = (
+    '.text_html:has(>[class^="nrae-"]){background:transparent!important;color:inherit!important;padding:0!important}'
+)
+# On a phone a picture of many panels comes in two columns; any other scrolls sideways rather than shrink its text
+# below about 8 pixels.
+_FIGURE_STYLE = (
+    ".nrae-figure{overflow-x:auto;margin:.5em 0}"
+    ".nrae-figure>svg{display:block;width:100%;height:auto;margin:0 auto}"
+    ".nrae-figure>svg.nrae-narrow{display:none}"
+    "@media(max-width:600px){.nrae-figure>svg.nrae-wide{display:none}.nrae-figure>svg.nrae-narrow{display:block}}"
+)
+
+
+# ------------------------------------------------------------------------------------------------- style and colours
+
+
+def method_label(name):
+    """The name of a method as its paper prints it: "nrae_l" becomes "NRAE-L"; other names stay as they are."""
+    from nrae_lib.core.methods import get
+
+    try:
+        return get(str(name)).title
+    except ValueError:  # not in the catalogue
+        return _EMBEDDING_LABELS.get(name, str(name))
+
+
+def method_colour(name):
+    """The one colour of a method on every page, as "#rrggbb".
+
+    A method outside `METHOD_COLOURS` gets a hue from its name, at a lightness that reads on white and on dark pages.
+    """
+    if name in METHOD_COLOURS:
+        return METHOD_COLOURS[name]
+    import colorsys
+
+    digest = hashlib.sha256(str(name).encode()).digest()
+    hue, saturation = digest[0] / 256, 0.45 + 0.3 * digest[1] / 256
+    dark, light = 0.0, 1.0
+    for _ in range(20):
+        lightness = (dark + light) / 2
+        red_green_blue = colorsys.hls_to_rgb(hue, lightness, saturation)
+        if relative_luminance(red_green_blue) < 0.2:
+            dark = lightness
+        else:
+            light = lightness
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in red_green_blue)
+
+
+def relative_luminance(colour):
+    """Relative luminance (WCAG 2) of "#rrggbb" or of three numbers in [0, 1]: 0 is black, 1 is white."""
+    if isinstance(colour, str):
+        colour = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@contextmanager
+def style():
+    """The book's matplotlib style, for `with style(): ...` around a figure of one's own.
+
+    Lines and text are black, which `show` turns into the page's text colour.
+    """
+    import matplotlib
+
+    settings = {
+        "figure.dpi": _POINTS_PER_INCH,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "axes.titlesize": 13,
+        "axes.titleweight": "bold",
+        "axes.labelsize": 12,
+        "axes.axisbelow": True,
+        "font.size": 12,
+        "xtick.labelsize": 11,
+        "ytick.labelsize": 11,
+        "grid.alpha": 0.18,
+        "grid.color": "black",
+        "grid.linewidth": 0.8,
+        "legend.frameon": False,
+        "legend.fontsize": 12,
+        "lines.solid_capstyle": "round",
+        # A curve may be off by a quarter of a pixel.
+        "path.simplify_threshold": 0.25,
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def _new_figure(width, height, rows=1, columns=1, **options):
+    """Figure and (rows, columns) array of axes; sizes in CSS pixels. The figure is unknown to pyplot: nothing to close."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+# --------------------------------------------------------------------------------------------------------- display
+
+
+def show(figure, alt, thumbnail=False):
+    """Display a figure: inline SVG for the page, PNG on white for thumbnails, `alt` for text.
+
+    Arguments:
+        figure: a matplotlib Figure. Black becomes the page's text colour.
+        alt: one sentence that says what the picture shows.
+        thumbnail: marks the picture that stands for this page in the book's gallery.
+
+    Raises:
+        ValueError: `alt` is empty.
+    """
+    from IPython.display import display
+
+    bundle = {"text/html": figure_html(figure, alt), "image/png": _png(figure), "text/plain": alt}
+    display(bundle, raw=True, metadata={"nrae": {"thumbnail": True}} if thumbnail else {})
+
+
+def figure_html(figure, alt):
+    """The figure as `<div class="nrae-figure"><svg>`: no fixed background, black replaced by the page's text colour.
+
+    The same figure and `alt` always give the same text, so that rebuilding the book changes nothing.
+    """
+    if not alt or not alt.strip():
+        raise ValueError("alt is empty: give one sentence that says what the picture shows")
+    narrow = getattr(figure, "narrow", None)
+    drawing = _svg(figure, alt, "nrae-wide") + _svg(narrow, alt, "nrae-narrow") if narrow else _svg(figure, alt, "")
+    # The keyboard can scroll a box only if it can stop there, and a screen reader then says where it is.
+    box = f'<div class="nrae-figure" tabindex="0" role="region" aria-label="{html.escape(alt, quote=True)}">'
+    return f"<style>{PAGE_STYLE}{_FIGURE_STYLE}</style>{box}{drawing}</div>"
+
+
+def _svg(figure, alt, kind):
+    import matplotlib
+
+    file = io.StringIO()
+    # Matplotlib names clip paths and markers by a hash of their content and this salt: with the same salt two equal
+    # names mean two equal things, with another salt they differ. So pictures on one page cannot disturb each other.
+    with matplotlib.rc_context({"svg.hashsalt": alt + kind, "svg.fonttype": "none"}):
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(file, format="svg", facecolor="none", dpi=2 * _POINTS_PER_INCH, metadata=metadata)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"#000000\b", "currentColor", svg)
+    svg = re.sub(r'(font: [^;"]*?\d+px) [^;"]*', r"\1 system-ui, sans-serif", svg)
+    # A hundredth of a pixel is enough, and halves the size.
+    svg = re.sub(r' (?:d|x|y)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), svg)
+    svg = re.sub(r"(data:image/png;base64,)([^\"]+)", lambda match: match[1] + _fewer_colours(match[2]), svg)
+    used = set(re.findall(r"""(?:href="|url\()#([^")]+)""", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+
+    label = html.escape(alt, quote=True)
+    width = figure.get_figwidth() * _POINTS_PER_INCH
+    view_box = re.search(r'viewBox="[^"]*"', svg)[0]
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view_box} role="img"'
+        f' class="{kind}" aria-label="{label}" fill="currentColor"'
+        f' style="max-width:{width:.0f}px;min-width:{0.7 * width:.0f}px"><title>{label}</title>'
+    )
+    return re.sub(r"^<svg[^>]*>", lambda _: opening, svg).strip()
+
+
+def _fewer_colours(picture):
+    """The same PNG (base64) with a palette of 256 colours, a third of the size; small ones (colour bars) stay smooth."""
+    if len(picture) < 4000:
+        return picture
+    from PIL import Image
+
+    file = io.BytesIO()
+    image = Image.open(io.BytesIO(base64.b64decode(re.sub(r"\s", "", picture)))).convert("RGBA")
+    image.quantize(256, method=Image.Quantize.FASTOCTREE).save(file, format="png", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _png(figure):
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="white", dpi=1.5 * _POINTS_PER_INCH, metadata={"Software": None})
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _mappable(colours):
+    from matplotlib.cm import ScalarMappable
+
+    return ScalarMappable(**colours)
+
+
+def _aspect(limits):
+    (left, right), (bottom, top) = limits
+    return (top - bottom) / (right - left)
+
+
+def _limits(arrays):
+    """((left, right), (bottom, top)) around all points, with a margin of a sixteenth of the larger side."""
+    points = np.concatenate(arrays)
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = max((high - low).max(), 1e-6) / 16
+    return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+
+
+def _not_empty(panels):
+    if not panels:
+        raise ValueError("there is nothing to draw: panels is empty; give at least one title -> arrays")
+    return panels
+
+
+def _points(values, name):
+    points = np.asarray(values, dtype=float)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise ValueError(f"{name} must have shape (points, 2), got {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{name} contains values that are not finite: did training diverge?")
+    return points
+
+
+def _entry(title, panel, name):
+    if name not in panel:
+        raise ValueError(f"panel {title!r} lacks {name!r}; it has: {', '.join(map(str, panel))}")
+    return panel[name]

@@ -1,0 +1,116 @@
+"""Images decoded from a regular grid of a normalized two-dimensional latent space (Figures 5 and 6)."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nrae_lib.core import measures
+from nrae_lib.data.datasets import Dataset
+from nrae_lib.runs.views.common import decode, encode
+from nrae_lib.runs.views.images import as_bytes
+
+# Half a side of the grid, in standard deviations of the training codes: evenly drawn codes reach 1.7.
+REACH = 2.0
+_GRID_POINTS = 19  # every second is kept as a picture, both ends among them
+_SHOWN_CODES = 1000
+
+
+class Whitened:
+    """A latent plane in coordinates in which given codes have mean 0 and covariance I.
+
+    The symmetric square root of the inverse covariance: of all such coordinates those that turn the codes least.
+
+    Arguments:
+        codes: (N, 2).
+    """
+
+    def __init__(self, codes: Tensor):
+        codes = codes.double()
+        self.mean = codes.mean(0)
+        values, axes = torch.linalg.eigh((codes - self.mean).T @ (codes - self.mean) / len(codes))
+        # Codes on a line have no second deviation to divide by.
+        deviations = values.clamp_min(1e-12 * float(values.max()) + torch.finfo(values.dtype).tiny).sqrt()
+        self._forward, self._back = (axes * scale @ axes.T for scale in (1 / deviations, deviations))
+
+    def of(self, codes: Tensor) -> Tensor:
+        """(N, 2) codes in these coordinates, float64."""
+        return (codes.double() - self.mean) @ self._forward
+
+    def codes(self, coordinates: Tensor) -> Tensor:
+        """Inverse of ``of``."""
+        return coordinates.double() @ self._back + self.mean
+
+
+def grid_near(coordinates: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """A regular grid over [-2, 2]², and where it lies in the region of the data.
+
+    Arguments:
+        coordinates: (N, 2) whitened training codes.
+        points: of the grid along each side.
+
+    Returns:
+        (points, points, 2) float64, row by row from above, and (points, points) bool: whether some training code lies
+        within one step of the grid.
+    """
+    side = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), 2).flip(0)
+    step = float(side[1] - side[0])
+    near = torch.stack([torch.cdist(row, coordinates).amin(1) <= step for row in grid])
+    return grid, near
+
+
+def some(count: int, most: int) -> Tensor:
+    """At most ``most`` evenly spaced numbers of 0 to ``count`` - 1."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).long()
+
+
+def whitened_codes(model: nn.Module, data: Dataset, view: str) -> tuple[Whitened, Tensor]:
+    """The whitened latent plane of the training codes, and these codes in it.
+
+    Raises:
+        ValueError: if the codes are not in the plane.
+    """
+    codes = encode(model, data.train)
+    if codes.shape[1] != 2:
+        raise ValueError(f"the view {view!r} needs codes in the plane (latent_dim 2), not {codes.shape[1]}")
+    if not torch.isfinite(codes).all():
+        raise ValueError("the codes hold NaN or infinite values: the model has diverged")
+    plane = Whitened(codes)
+    return plane, plane.of(codes)
+
+
+@torch.no_grad()
+def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """What is decoded from a 19 x 19 grid of the whitened latent plane.
+
+    Returns:
+        metrics grid_roughness, :func:`nrae_lib.core.measures.grid_smoothness` of the whole grid, and data_roughness, of the
+        region of the data, where some training code lies within one step of the grid. Arrays: grid (10, 10, ...) uint8,
+        every second row and column; near (10, 10) bool, that region; code (at most 1000, 2), whitened training codes;
+        position, theirs, where the data has any.
+
+    Raises:
+        ValueError: if the codes are not in the plane.
+    """
+    plane, coordinates = whitened_codes(model, data, "latent_grid")
+    grid, near = grid_near(coordinates, _GRID_POINTS)
+    places = plane.codes(grid.flatten(0, 1)).to(next(model.parameters()).dtype)
+    images = decode(model, places, data.train[0].numel()).unflatten(0, grid.shape[:2])
+    metrics = {
+        "grid_roughness": measures.grid_smoothness(images),
+        "data_roughness": measures.grid_smoothness(images, near),
+    }
+    shown = some(len(coordinates), _SHOWN_CODES)
+    arrays = {
+        "grid": as_bytes(images[::2, ::2]),
+        "near": near[::2, ::2].numpy(),
+        "code": coordinates[shown].numpy().astype(np.float32),
+    }
+    if data.train_position is not None:
+        arrays["position"] = data.train_position.cpu()[shown].numpy().astype(np.float32)
+    return metrics, arrays
+
+
+def latent_scores(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The metrics of ``latent_grid`` without its pictures."""
+    return latent_grid(model, data)[0], {}

@@ -1,0 +1,196 @@
+"""Neighbourhoods of a learned curve, their pictures, and the walk along a latent line."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nrae_lib import paper
+from nrae_lib.core.models import Autoencoder, Network
+from nrae_lib.data import datasets
+from nrae_lib.data.datasets import Dataset
+from nrae_lib.pages import plots
+from nrae_lib.runs import views
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Parabola(nn.Module):
+    """f(z) = (z, z²): its quadratic expansion is exact, the linear one is off by (z' - z)²."""
+
+    def forward(self, z):
+        return torch.cat([z, z.square()], 1)
+
+
+class First(nn.Module):
+    """g(x) = x_1; the parameter only says where the model is."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return x[:, :1]
+
+
+def parabola(count=21):
+    position = torch.linspace(-1, 1, count, dtype=torch.float64)
+    points = torch.stack([position, position.square()], 1)
+    return Autoencoder(First(), Parabola()), Dataset(points, points, position, position)
+
+
+def test_neighbourhood_of_a_parabola_has_the_losses_that_calculus_gives():
+    model, data = parabola()
+    metrics, arrays = views.neighborhood(model, data)
+    position = data.train_position.numpy()
+    # By hand: sort the distances in the plane, and square what each expansion misses.
+    distance = np.linalg.norm(data.train.numpy()[:, None] - data.train.numpy()[None], axis=2)
+    near = distance.argsort(axis=1, kind="stable")[:, 1:5]
+    assert {frozenset(row) for row in arrays["graph"].tolist()} == {frozenset(row) for row in near.tolist()}
+    step = position[arrays["graph"]] - position[:, None]
+    missed = {
+        0: (step**2 + (position[arrays["graph"]] ** 2 - position[:, None] ** 2) ** 2) / 2,
+        1: step**4 / 2,  # only the second coordinate, by (z' - z)²
+        2: 0 * step,
+    }
+    for order, error in missed.items():
+        assert metrics[f"neighbor_error_{order}"] == pytest.approx(error.mean(), abs=1e-12)
+        assert metrics[f"neighborhood_{order}"] == pytest.approx(error.mean() * 4 / 5, abs=1e-12)  # the centre is exact
+    assert arrays["near_2"] == pytest.approx(data.train.numpy()[arrays["graph"]])
+    assert arrays["near_1"][..., 1] == pytest.approx(data.train.numpy()[arrays["graph"]][..., 1] - step**2)
+    # The local line of order 1 is straight, and goes through the centre's reconstruction.
+    assert np.abs(np.diff(arrays["local_1"], n=2, axis=1)).max() < 1e-12
+    assert arrays["point"] == pytest.approx(data.train.numpy())
+
+
+def test_reach_is_the_length_of_curve_near_the_expansion():
+    model, data = parabola()
+    metrics, arrays = views.neighborhood(model, data)
+    train = data.train.numpy()
+    tolerance = 0.1 * np.sqrt(((train - train.mean(0)) ** 2).sum(1).mean())
+    fine = np.linspace(-1, 1, 200_001)
+    for place in (0, 10, 17):
+        inside = np.abs(fine - train[place, 0]) <= np.sqrt(tolerance)
+        arc = np.sum(np.sqrt(1 + 4 * fine[inside] ** 2)) * (fine[1] - fine[0])
+        assert arrays["reach_1"][place] == pytest.approx(arc, abs=0.06)  # a step of the grid at either end
+    whole = np.sum(np.sqrt(1 + 4 * fine**2)) * (fine[1] - fine[0])
+    assert arrays["reach_2"] == pytest.approx(np.full(21, whole), abs=1e-3)
+    assert metrics["reach_1"] == pytest.approx(arrays["reach_1"].mean())
+
+
+def test_what_has_no_line_of_codes_is_refused():
+    data = datasets.make("sine", 0, n_train=10, n_test=20)
+    with pytest.raises(ValueError, match="codes on a line"):
+        views.neighborhood(Network(hidden=(4,), latent_dim=2).build((2,), 0), data)
+    with pytest.raises(ValueError, match="more than 4 training points"):
+        few = datasets.make("sine", 0, n_train=4, n_test=20)
+        views.neighborhood(Network(hidden=(4,), latent_dim=1).build((2,), 0), few)
+
+
+def panel(order=1):
+    model, data = parabola()
+    _, arrays = views.neighborhood(model, data)
+    return dict(
+        train=data.train.numpy(), curve=arrays["curve"], graph=arrays["graph"], near=arrays[f"near_{order}"],
+        local=arrays[f"local_{order}"], chosen=(2, 10), note="a note",
+    )  # fmt: skip
+
+
+def test_dotted_lines_join_neighbours_and_their_reconstructions():
+    one = panel()
+    figure = plots.neighborhood_reconstructions({"ae": one, "right": one})
+    first, second = figure.axes
+    assert (first.get_title(), second.get_title()) == ("AE", "right")
+    dotted = [
+        np.stack(line.get_data(), 1)
+        for line in first.lines
+        if line.get_linestyle() == "--"  # also of a dotted one
+    ]
+    expected = [
+        np.stack([one["train"][neighbour], one["near"][centre, number]])
+        for centre in one["chosen"]
+        for number, neighbour in enumerate(one["graph"][centre])
+    ]
+    assert len(dotted) == len(expected) and np.allclose(dotted, expected)
+    assert figure.narrow is None and first.get_xlabel() == "a note"
+    with pytest.raises(ValueError, match="graph and near of 'ae' must have shapes"):
+        plots.neighborhood_reconstructions({"ae": one | {"near": one["near"][:, :2]}})
+
+
+def test_latent_walk_holds_one_place_of_the_slider_for_every_point():
+    one = {name: panel()[name] for name in ("train", "curve")}
+    text = plots.latent_walk_html({"ae": one, "nrae_q": one}, truth=one["train"], alt="a <walk>")
+    assert 'max="199" value="0"' in text and "code at 0%" in text and "code at 100%" in text
+    assert "a &lt;walk&gt;" in text and "http" not in text and len(text) < 60_000
+    setup = json.loads(re.search(r"const setup = (\{.*?\});\n", text)[1])
+    assert setup["still"] and [entry["title"] for entry in setup["panels"]] == ["AE", "NRAE-Q"]
+    with pytest.raises(ValueError, match="equally many points, not 100, 200"):
+        plots.latent_walk_html({"ae": one, "nrae_q": one | {"curve": one["curve"][::2]}})
+
+
+def test_the_dot_walks_in_a_browser(tmp_path):
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not executable:
+        pytest.skip("there is no Chromium")
+    from playwright.sync_api import sync_playwright
+
+    one = {name: panel()[name] for name in ("train", "curve")}
+    html = plots.latent_walk_html({"ae": one}, truth=one["train"])
+    (tmp_path / "page.html").write_text(f"<!doctype html><meta charset=utf-8><body>{html}</body>", encoding="utf-8")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        problems = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.locator("canvas[style*=height]").wait_for()
+        slider, drawing = page.locator("input[type=range]"), "document.querySelector('canvas').toDataURL()"
+        for key, label in (("ArrowRight", "code at 1%"), ("End", "code at 100%")):
+            before = page.evaluate(drawing)
+            slider.press(key)
+            page.wait_for_function("before => " + drawing + " !== before", arg=before)
+            assert page.locator(".nrae-scrubber-step").inner_text() == label
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390 and problems == []
+        browser.close()
+
+
+def test_claims_of_the_drawings_judge_numbers_that_are_clear():
+    import pandas
+
+    values = {"right": 1.0, "overfitting": 3.0, "wrong order": 50.0}
+    frame = pandas.DataFrame(
+        [
+            dict(recipe="sine", method=case, seed=seed, neighborhood_1=value * (1 + 0.05 * seed),
+                 neighborhood_2=value * (1.2 - 0.05 * seed))
+            for case, value in values.items() for seed in range(6)
+        ]
+    )  # fmt: skip
+    verdicts = paper.judge("fig3_loss_cases", frame, "quick", ("sine",))
+    assert [verdict.status for verdict in verdicts] == ["reproduced"] * 2
+    frame.loc[frame.method == "right", "neighborhood_1"] = 100.0 + frame.seed
+    changed = {v.claim.identifier: v.status for v in paper.judge("fig3_loss_cases", frame, "quick", ("sine",))}
+    assert changed["fig3-ranks-linear"] == "not reproduced" and changed["fig3-ranks-quadratic"] == "reproduced"
+
+
+def test_pages_that_share_runs_state_them_alike():
+    """Figures 1 and 2, and the interactive page and Figure 8, would otherwise train other runs in silence."""
+
+    def source(name):
+        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        return re.sub(r"\s", "", "".join(cell.source for cell in cells if cell.cell_type == "code"))
+
+    interactive, eight = source("interactive"), source("fig8_rotated_shifted")
+    presets = re.search(r'PRESETS=\{.*?"paper":dict\([^)]*\),\}', eight)[0]
+    rotated = re.search(r'"rotated3":dict\(.*?search_data_options=dict\(index=1\)', eight)[0]
+    assert presets in interactive and rotated in interactive
+    first, second = source("fig1_failure_modes"), source("fig2_neighborhood_reconstruction")
+    for pattern in (r"PRESETS=\{.*?\}defplan", r'data_options=dict\(n_train=20,n_test=1000,noise=0.2,sampling="grid"\)',
+                    r"network=Network\(.*?\)",
+                    r"optimization=Optimization\(.*?decay_start=0.8", r"fixed=\{.*?\},\)"):  # fmt: skip
+        assert re.search(pattern, first)[0] in second, pattern

@@ -1,0 +1,554 @@
+"""The image sets: every format on disc through torchvision's own classes, bad files, splits, stand-ins."""
+
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import shutil
+import socket
+import struct
+import tarfile
+import threading
+import urllib.error
+import urllib.request
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nrae_lib.data.datasets.__main__ import main
+from PIL import Image
+from scipy.io import savemat
+from sklearn.datasets import load_digits, load_sample_images
+from torch.nn.functional import interpolate
+from torchvision import datasets as tv
+
+from nrae_lib.data import datasets
+from nrae_lib.data.datasets import IMAGE_SETS, Images, images
+
+REAL = Path(os.environ.get("NRAE_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
+IDX = {"mnist": "MNIST", "fmnist": "FashionMNIST", "kmnist": "KMNIST"}
+CIFAR = {"cifar10": ("CIFAR10", "labels", 10), "cifar100": ("CIFAR100", "fine_labels", 100)}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("NRAE_DATA", str(tmp_path))
+    return tmp_path
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def random_images(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+# Each writer fills a root with a tiny set in its true layout and returns [(images, labels)] of training and test, as
+# they must be read: images NCHW. torchvision's md5 sums are replaced by those of the tiny files.
+
+
+def write_idx(name, folder, patch, packed=False):
+    known, parts, sums = getattr(tv, IDX[name]), [], []
+    raw = folder / IDX[name] / "raw"
+    raw.mkdir(parents=True)
+    for seed, (part, count) in enumerate({"train": 7, "t10k": 5}.items()):
+        pictures, labels = random_images(seed, count, 28, 28), np.arange(count, dtype=np.uint8)
+        for kind, array in (("images-idx3", pictures), ("labels-idx1", labels)):
+            path = raw / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(idx(array)))
+            sums.append((path.name, md5(path)))
+            if not packed:
+                path.unlink()
+                path.with_suffix("").write_bytes(idx(array))
+        parts.append((pictures[:, None], labels))
+    patch.setattr(known, "resources", sums)
+    return parts
+
+
+def write_svhn(name, folder, patch):
+    parts, sums = [], {}
+    for seed, (part, count) in enumerate({"train": 6, "test": 4}.items()):
+        pictures, labels = random_images(seed, count, 3, 32, 32), np.arange(count)
+        written = np.where(labels == 0, 10, labels)  # the file has 10 for the digit 0
+        path = folder / f"{part}_32x32.mat"
+        savemat(path, {"X": pictures.transpose(2, 3, 1, 0), "y": written[:, None].astype(np.uint8)})
+        sums[part] = ["http://127.0.0.1:9", path.name, md5(path)]
+        parts.append((pictures, labels))
+    patch.setattr(tv.SVHN, "split_list", sums)
+    return parts
+
+
+def write_cifar(name, folder, patch, packed=False):
+    title, key, classes = CIFAR[name]
+    known = getattr(tv, title)
+    base = folder / known.base_folder
+    base.mkdir()
+    batches = []
+    for seed, (file, _) in enumerate([*known.train_list, *known.test_list]):
+        pictures, labels = random_images(seed, 3, 3, 32, 32), np.arange(3) + seed
+        (base / file).write_bytes(pickle.dumps({"data": pictures.reshape(3, -1), key: labels.tolist()}))
+        batches.append((pictures, labels))
+    meta = base / known.meta["filename"]
+    meta.write_bytes(pickle.dumps({known.meta["key"]: [str(label) for label in range(classes)]}))
+    patch.setattr(known, "meta", known.meta | {"md5": md5(meta)})
+    for part in ("train_list", "test_list"):
+        patch.setattr(known, part, [[file, md5(base / file)] for file, _ in getattr(known, part)])
+    if packed:
+        with tarfile.open(folder / known.filename, "w:gz") as archive:
+            archive.add(base, known.base_folder)
+        patch.setattr(known, "tgz_md5", md5(folder / known.filename))
+        shutil.rmtree(base)
+    train = tuple(np.concatenate(arrays) for arrays in zip(*batches[:-1], strict=True))
+    return [train, batches[-1]]
+
+
+def write_omniglot(name, folder, patch, packed=False):
+    base, parts, sums, label = folder / "omniglot-py", [], {}, 0
+    for part in ("images_background", "images_evaluation"):
+        drawings, labels = [], []
+        for alphabet in ("Anglo", "Balinese"):
+            for character in ("character01", "character02"):
+                place = base / part / alphabet / character
+                place.mkdir(parents=True)
+                for drawer in (1, 2):
+                    ink = random_images(10 * label + drawer, 105, 105) < 40
+                    Image.fromarray(~ink).save(place / f"0001_{drawer:02}.png")  # one bit deep, as the originals
+                    drawings.append(np.where(ink, 255, 0).astype(np.float32))
+                    labels.append(label)
+                label += 1
+        shutil.make_archive(str(base / part), "zip", base, part)
+        sums[part] = md5(base / f"{part}.zip")
+        if packed:
+            shutil.rmtree(base / part)
+        small = interpolate(torch.tensor(np.stack(drawings))[:, None], (28, 28), mode="bilinear", antialias=True)
+        parts.append((small.numpy(), np.array(labels)))
+    patch.setattr(tv.Omniglot, "zips_md5", sums)
+    return parts
+
+
+def write_celeba(name, folder, patch, packed=False):
+    base, count = folder / "celeba", 7
+    (base / "img_align_celeba").mkdir(parents=True)
+    files = [f"{index:06}.jpg" for index in range(1, count + 1)]
+    partition, persons = np.array([2, 0, 1, 0, 2, 1, 0]), np.arange(count) + 11
+    for index, file in enumerate(files):
+        picture = np.full((218, 178, 3), 255, np.uint8)
+        picture[39:179, 19:159] = 20 * index  # the part that must remain
+        Image.fromarray(picture).save(base / "img_align_celeba" / file, quality=95, subsampling=0)
+    rows = {
+        "list_eval_partition.txt": (None, partition),
+        "identity_CelebA.txt": (None, persons),
+        "list_attr_celeba.txt": ("Smiling", np.ones(count, int)),
+        "list_bbox_celeba.txt": ("image_id x", np.zeros(count, int)),
+        "list_landmarks_align_celeba.txt": ("x", np.zeros(count, int)),
+    }
+    for file, (header, values) in rows.items():
+        lines = [] if header is None else [str(count), header]
+        lines += [f"{image}  {value}" for image, value in zip(files, values, strict=True)]
+        (base / file).write_text("\n".join(lines) + "\n")
+    shutil.make_archive(str(base / "img_align_celeba"), "zip", base, "img_align_celeba")
+    sums = [("", md5(base / file), file) for file in ("img_align_celeba.zip", *rows)]
+    patch.setattr(tv.CelebA, "file_list", sums)
+    shutil.rmtree(base / "img_align_celeba") if packed else (base / "img_align_celeba.zip").unlink()
+    order = [1, 3, 6, 2, 5], [0, 4]  # training, then validation; test
+    return [(np.stack([np.full((3, 64, 64), 20.0 * index) for index in part]), persons[list(part)]) for part in order]
+
+
+WRITERS = {name: partial(write_idx, name) for name in IDX} | {
+    "omniglot": partial(write_omniglot, "omniglot"),
+    "svhn": partial(write_svhn, "svhn"),
+    "cifar10": partial(write_cifar, "cifar10"),
+    "cifar100": partial(write_cifar, "cifar100"),
+    "celeba": partial(write_celeba, "celeba"),
+}
+
+
+def check(found: Images, parts, name: str) -> None:
+    for pictures, labels, (expected, expected_labels) in (
+        (found.train_images, found.train_labels, parts[0]),
+        (found.test_images, found.test_labels, parts[1]),
+    ):
+        assert pictures.dtype == torch.uint8 and labels.dtype == torch.int64
+        assert pictures.shape == expected.shape and pictures.shape[1:] == IMAGE_SETS[name].shape
+        assert labels.tolist() == expected_labels.tolist()
+        difference = np.abs(pictures.numpy().astype(float) - expected)
+        if name == "celeba":
+            assert difference.mean() < 3  # JPEG's ringing at the edge of what was cropped
+        else:
+            assert difference.max() <= (1 if name == "omniglot" else 0)  # the rounding of the resize
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_every_set_is_read_by_torchvisions_class_from_its_true_format(name, folder, monkeypatch):
+    assert not datasets.available(name) and datasets.resolve(name) == "stand_in"
+    parts = WRITERS[name](folder, monkeypatch)
+    assert datasets.available(name) and datasets.resolve(name) == "official"
+    found = datasets.load(name)
+    assert found.origin == "torchvision"
+    check(found, parts, name)
+    data = datasets.make(name, 0, n_train=2, n_validation=1, n_test=2)
+    assert torch.equal(data.train, found.train_images[:2]) and torch.equal(data.validation, found.train_images[2:3])
+    assert torch.equal(data.test, found.test_images[-2:]) and torch.equal(data.test_labels, found.test_labels[-2:])
+
+
+@pytest.mark.parametrize("name", ["fmnist", "cifar10", "omniglot", "celeba"])
+def test_archives_are_unpacked_without_a_network_and_only_if_they_are_whole(name, folder, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    parts = WRITERS[name](folder, monkeypatch, packed=True)
+    assert datasets.available(name)
+    first = folder / IMAGE_SETS[name].archives[0]
+    content = first.read_bytes()
+    first.write_bytes(content[:-3])
+    with pytest.raises(ValueError, match=f"cannot be unpacked: .*{first.name} is truncated or corrupt"):
+        datasets.load(name)
+    first.write_bytes(content)
+    check(datasets.load(name), parts, name)
+
+
+def test_decoded_faces_are_kept_in_a_file_and_read_from_it(folder, monkeypatch):
+    parts = write_celeba("celeba", folder, monkeypatch)
+    check(datasets.load("celeba"), parts, "celeba")
+    images._load.cache_clear()
+    for file in (folder / "celeba" / "img_align_celeba").iterdir():
+        file.write_bytes(b"")
+    check(datasets.load("celeba"), parts, "celeba")
+    assert [path.name for path in (folder / "celeba").glob("faces*")] == ["faces_64.npy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
+        ("kmnist", "KMNIST/raw/t10k-labels-idx1-ubyte"),
+        ("svhn", "test_32x32.mat"),
+        ("cifar10", "cifar-10-batches-py/data_batch_3"),
+        ("cifar100", "cifar-100-python/meta"),
+        ("omniglot", "omniglot-py/images_evaluation.zip"),
+        ("omniglot", "omniglot-py/images_background/Anglo/character02/0001_02.png"),
+        ("celeba", "celeba/list_eval_partition.txt"),
+        ("celeba", "celeba/img_align_celeba/000004.jpg"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "garbage"])
+def test_a_damaged_file_is_named_in_one_sentence(name, file, damage, folder, monkeypatch):
+    WRITERS[name](folder, monkeypatch)
+    path = folder / file
+    content = path.read_bytes()
+    path.write_bytes({"truncated": content[: len(content) // 2], "emptied": b"", "garbage": b"\x7f" * 50}[damage])
+    with pytest.raises(ValueError) as caught:
+        datasets.load(name)
+    sentence = str(caught.value)
+    assert path.name in sentence and IMAGE_SETS[name].title in sentence and IMAGE_SETS[name].home in sentence
+    assert "\n" not in sentence
+    assert datasets.resolve(name) == "official", "a stand-in must not hide a damaged file"
+
+
+def test_a_missing_file_is_named(folder, monkeypatch):
+    write_idx("mnist", folder, monkeypatch)
+    (folder / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(ValueError, match=r"MNIST is incomplete: .*t10k-labels-idx1-ubyte is missing; .*Image sets"):
+        datasets.load("mnist")
+
+
+def test_idx_labels_that_are_not_the_images_labels(folder, monkeypatch):
+    write_idx("mnist", folder, monkeypatch)
+    (folder / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(idx(np.zeros(6, np.uint8)))
+    with pytest.raises(
+        ValueError, match=r"MNIST in .*MNIST/raw cannot be used: it has 7 images but labels of shape \(6,\)"
+    ):
+        datasets.load("mnist")
+
+
+def arrays(name: str = "mnist") -> dict[str, np.ndarray]:
+    shape = IMAGE_SETS[name].raw_shape
+    return {
+        "train_images": random_images(0, 5, *shape), "train_labels": np.arange(5, dtype=np.uint8),
+        "test_images": random_images(1, 3, *shape), "test_labels": np.arange(3, dtype=np.int16),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["kmnist", "svhn"])
+def test_npz_is_the_second_way_in(name, folder, monkeypatch):
+    content = arrays(name)
+    np.savez(folder / f"{name}.npz", characters=np.array(["unused"]), **content)
+    assert datasets.available(name)
+    found = datasets.load(name)
+    assert found.origin == "npz"
+    nchw = {
+        key: value[:, None] if name == "kmnist" else np.moveaxis(value, 3, 1)
+        for key, value in content.items()
+        if "images" in key
+    }
+    check(found, [(nchw[f"{part}_images"], content[f"{part}_labels"]) for part in ("train", "test")], name)
+    WRITERS[name](folder, monkeypatch)
+    images._load.cache_clear()
+    assert datasets.load(name).origin == "torchvision"
+
+
+def test_npz_without_a_test_part_is_cut_like_any_other(folder):
+    content = {key: value for key, value in arrays("omniglot").items() if "train" in key}
+    np.savez(folder / "omniglot.npz", **content)
+    found = datasets.load("omniglot")
+    assert len(found) == 5 and found.test_images.shape == (0, 1, 28, 28)
+    ink = torch.from_numpy(255 - content["train_images"])[:, None].float()
+    expected = interpolate(ink, (28, 28), mode="bilinear", antialias=True)
+    assert (found.train_images - expected).abs().max() <= 1
+    data = datasets.make("omniglot", 0, n_train=2, n_validation=1, n_test=2)
+    assert data.test_labels.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"train_labels": np.arange(4)}, r"5 images but labels of shape \(4,\)"),
+        ({"train_labels": np.arange(10).reshape(5, 2)}, r"5 images but labels of shape \(5, 2\)"),
+        ({"test_labels": np.array([0, 1, 10])}, "labels reach from 0 to 10, not within 0 to 9"),
+        ({"test_labels": np.array([0, 1, -1])}, "labels reach from -1 to 1"),
+        ({"train_labels": np.arange(5.0)}, "labels are of type float64, not whole numbers"),
+        ({"train_images": np.zeros((5, 28, 28))}, "images are of type float64, not uint8"),
+        ({"train_images": np.zeros((5, 32, 32, 3), np.uint8)}, "shape 5 x 32 x 32 x 3, not N x 28 x 28"),
+        ({"train_images": None}, "has no array 'train_images'"),
+        ({"test_labels": None}, "has no array 'test_labels'"),
+        ({"train_labels": np.array([1, "a", None, 2, 3], dtype=object)}, "truncated or corrupt"),
+    ],
+)
+def test_mislabelled_npz_is_one_sentence(change, sentence, folder):
+    np.savez(folder / "mnist.npz", **{key: value for key, value in (arrays() | change).items() if value is not None})
+    with pytest.raises(ValueError, match=f"mnist.npz .*{sentence}.*Image sets"):
+        datasets.load("mnist")
+
+
+@pytest.mark.parametrize("keep", [0, 60, 2000])
+def test_truncated_npz_is_one_sentence(keep, folder):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays())
+    (folder / "mnist.npz").write_bytes(buffer.getvalue()[:keep])
+    with pytest.raises(ValueError, match=r"mnist\.npz is truncated or corrupt"):
+        datasets.load("mnist")
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_nothing_there_names_the_instructions(name, folder):
+    with pytest.raises(FileNotFoundError, match=f"{name}.npz; the book's page 'Image sets' .*{IMAGE_SETS[name].home}"):
+        datasets.load(name)
+
+
+def test_no_network_is_one_sentence_and_waits_are_bounded(folder, monkeypatch):
+    waits = []
+
+    def unreachable(*_, **__):
+        waits.append(socket.getdefaulttimeout())
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    with pytest.raises(ConnectionError, match=r"CIFAR10 could not be downloaded to .*no route.*Image sets"):
+        datasets.load("cifar10", download=True)
+    assert waits and all(wait is not None and wait <= 30 for wait in waits)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_download_fetches_checks_and_reports(folder, monkeypatch, capsys, tmp_path_factory):
+    served = tmp_path_factory.mktemp("served")
+    parts = write_idx("mnist", served, monkeypatch, packed=True)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=served / "MNIST" / "raw"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(tv.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    try:
+        whole = served / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+        content = whole.read_bytes()
+        whole.write_bytes(gzip.compress(b"another file"))
+        assert main(["mnist"]) == 1
+        assert "could not be downloaded" in capsys.readouterr().out
+        whole.write_bytes(content)
+        assert main(["mnist"]) == 0
+        assert "7 training and 5 test images (torchvision)" in capsys.readouterr().out
+    finally:
+        server.shutdown()
+        server.server_close()
+    check(datasets.load("mnist"), parts, "mnist")
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in IMAGE_SETS) and shown.count("missing") == 7
+    assert main(["minst"]) == 2
+
+
+TOTALS = {
+    "mnist": (60_000, 10_000), "fmnist": (60_000, 10_000), "kmnist": (60_000, 10_000), "omniglot": (19_280, 13_180),
+    "svhn": (73_257, 26_032), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "celeba": (182_637, 19_962),
+}  # fmt: skip
+
+
+def numbered(n_train: int, n_test: int) -> Images:
+    """A set whose images are their numbers."""
+    rows = torch.arange(n_train + n_test)
+    pictures = rows.to(torch.int32).view(-1, 1, 1, 1)
+    return Images(pictures[:n_train], rows[:n_train], pictures[n_train:], rows[n_train:], "npz")
+
+
+@pytest.mark.parametrize("size", ["S", "L"])
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_the_papers_splits_add_up_and_are_disjoint(name, size, monkeypatch):
+    whole = numbered(*TOTALS[name])
+    monkeypatch.setattr(images, "load", lambda _: whole)
+    chosen = datasets.sizes(name, size, "official")
+    assert tuple(chosen.values()) == IMAGE_SETS[name].sizes[size]
+    data = datasets.make(name, 0, **chosen)
+    parts = [part.flatten().tolist() for part in (data.train, data.validation, data.test)]
+    assert [len(part) for part in parts] == list(chosen.values())
+    assert len(set().union(*parts)) == sum(chosen.values())
+    assert data.train_labels.tolist() == parts[0] and data.test_labels.tolist() == parts[2]
+    official_test = list(range(TOTALS[name][0], sum(TOTALS[name])))
+    if size == "L":
+        assert parts[2] == official_test and sum(chosen.values()) == sum(TOTALS[name])
+    elif name != "omniglot":
+        assert parts[2][-len(official_test) :] == official_test
+    fewer = datasets.make(name, 3, **datasets.sizes(name, size, "official", {"n_train": 1000}))
+    assert torch.equal(fewer.test, data.test) and torch.equal(fewer.train, data.train[:1000])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "there", "most", "expected"),
+    [
+        ("cifar10", "S", (16_000, 1_000), None, (10_000, 2_000, 5_000)),
+        ("cifar10", "L", (16_000, 1_000), None, (11_475, 1_275, 4_250)),
+        ("omniglot", "S", (4_840, 0), None, (3_226, 403, 1_210)),
+        ("mnist", "S", (60_000, 10_000), 3_000, (3_000, 2_000, 3_000)),
+        ("mnist", "S", (60_000, 10_000), {"n_test": 7, "n_validation": 0}, (10_000, 0, 7)),
+    ],
+)
+def test_sizes_are_cut_to_what_is_there_and_to_most(name, size, there, most, expected, monkeypatch):
+    whole = numbered(*there)
+    monkeypatch.setattr(images, "load", lambda _: whole)
+    assert tuple(datasets.sizes(name, size, "official", most).values()) == expected
+
+
+def test_noise_is_drawn_once_from_the_seed_and_clips_nothing():
+    options = {"source": "stand_in", "n_train": 300, "n_validation": 20, "n_test": 40, "noise": 0.2}
+    data, again, other = (datasets.make("mnist", seed, **options) for seed in (1, 1, 2))
+    clean = datasets.make("mnist", 1, **options | {"noise": 0.0})
+    assert clean.train.dtype == torch.uint8 and clean.validation is not None and clean.train_clean is None
+    assert data.validation is None
+    assert torch.equal(data.train_clean, clean.train / 255) and torch.equal(data.test, clean.test / 255)
+    for noisy, base in ((data.train, data.train_clean), (data.test_noisy, data.test)):
+        noise = noisy - base
+        assert noise.mean().abs() < 0.005 and noise.std().item() == pytest.approx(0.2, rel=0.02)
+    assert data.train.min() < -0.1 and data.train.max() > 1.1
+    assert data.fingerprint == again.fingerprint != other.fingerprint
+    assert torch.equal(other.train_clean, data.train_clean) and not torch.equal(other.train, data.train)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: datasets.load("minst"), "unknown image set 'minst': choose one of mnist, fmnist"),
+        (lambda: datasets.make("mnist", 0, source="real"), "unknown source 'real': choose one of official, stand_in"),
+        (lambda: datasets.make("mnist", 0, source="stand_in"), "has 1,797 images here and 62,000 were asked for"),
+        (lambda: datasets.make("mnist", 0, source="stand_in", n_train=1), "n_train must be at least 2"),
+        (lambda: datasets.make("mnist", 0, source="stand_in", noise=-1), "cannot be negative"),
+        (lambda: datasets.sizes("mnist", "M", "stand_in"), "unknown size 'M': choose one of S, L"),
+        (lambda: datasets.sizes("mnist", "S", "stand_in", {"train": 3}), "unknown number 'train'"),
+    ],
+)
+def test_bad_requests_are_one_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_stand_ins_have_the_shape_of_what_they_stand_for(name):
+    found = datasets.stand_in(name)
+    assert found.train_images.shape[1:] == found.test_images.shape[1:] == IMAGE_SETS[name].shape
+    assert found.train_images.dtype == torch.uint8 and len(found.train_labels) == len(found.train_images)
+    data = datasets.make(name, 0, source="stand_in", **datasets.sizes(name, "S", "stand_in", most=100))
+    assert len(data.train) == len(data.validation) == len(data.test) == 100
+
+
+def test_stand_in_digits_are_scikit_learns_enlarged_bilinearly():
+    found, original = datasets.stand_in("kmnist"), load_digits()
+    at = (np.arange(28) + 0.5) * 8 / 28 - 0.5
+    rows = np.stack([np.interp(at, range(8), column) for column in original.images[3].T], 1)
+    expected = np.stack([np.interp(at, range(8), row) for row in rows]) * 255 / 16
+    assert np.abs(found.train_images[3, 0].numpy() - expected).max() <= 0.51
+    assert torch.cat([found.train_labels, found.test_labels]).tolist() == original.target.tolist()
+
+
+def test_stand_in_patches_for_the_test_come_from_elsewhere():
+    photographs, found = load_sample_images().images, datasets.stand_in("svhn")
+    assert len(found) == 6000
+
+    def columns(patch, label):
+        patch, photograph = patch.permute(1, 2, 0).numpy(), photographs[label]
+        corners = np.argwhere((photograph[:-31, :-31] == patch[0, 0]).all(-1))
+        return [x for y, x in corners if np.array_equal(photograph[y : y + 32, x : x + 32], patch)]
+
+    for index in range(0, 1500, 250):
+        assert min(columns(found.test_images[index], found.test_labels[index])) >= 480
+        assert max(columns(found.train_images[index], found.train_labels[index])) <= 480 - 32
+
+
+def test_banner_names_the_stand_ins_and_the_way_out(folder):
+    text = datasets.banner_text(["mnist", "cifar10"])
+    for part in (
+        "digits stand in for MNIST",
+        "photographs stand in for CIFAR10",
+        "nrae_lib.data.datasets mnist cifar10",
+    ):
+        assert part in text
+    np.savez(folder / "cifar10.npz", **arrays("cifar10"))
+    assert "CIFAR10" not in datasets.banner_text(["mnist", "cifar10"]) and datasets.banner_text("cifar10") == ""
+
+
+def test_root_is_the_environments_or_the_checkouts(monkeypatch):
+    monkeypatch.delenv("NRAE_DATA", raising=False)
+    assert datasets.root() == Path(__file__).resolve().parents[2] / "data"
+
+
+@pytest.fixture(params=["mnist", "cifar10", "omniglot"])
+def real(request, monkeypatch):
+    monkeypatch.setenv("NRAE_DATA", str(REAL))
+    if not datasets.available(request.param):
+        pytest.skip(f"no real {request.param} at hand")
+    return SimpleNamespace(name=request.param, images=datasets.load(request.param))
+
+
+def test_real_images_are_what_is_known_of_them(real):
+    pixels = real.images.train_images.float() / 255
+    if real.name == "mnist":
+        assert real.images.train_labels[:6].tolist() == [5, 0, 4, 1, 9, 2] and real.images.test_labels[0] == 7
+        assert pixels.mean().item() == pytest.approx(0.1307, abs=1e-4)
+        assert pixels.std().item() == pytest.approx(0.3081, abs=1e-4)
+    if real.name == "cifar10":
+        assert real.images.train_labels[:4].tolist() == [6, 9, 9, 4] and real.images.test_labels[0] == 3
+        assert pixels.mean((0, 2, 3)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.01)
+    if real.name == "omniglot":
+        assert pixels[:, :, 0, 0].mean() < 0.02 and pixels.amax((1, 2, 3)).min() > 0.3  # bright ink on dark paper
+        assert pixels.mean().item() == pytest.approx(0.08, abs=0.01)
+    data = datasets.make(real.name, 0, **datasets.sizes(real.name, "S", "official", most=500))
+    assert data.train.shape == (500, *IMAGE_SETS[real.name].shape)
+
+
+def test_the_state_changes_with_the_files_of_a_set_and_with_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("NRAE_DATA", str(tmp_path))
+    nothing = datasets.state()
+    (tmp_path / "notes.txt").write_text("mine")
+    assert datasets.state() == nothing
+    (tmp_path / "mnist.npz").write_bytes(b"one")
+    one = datasets.state()
+    os.utime(tmp_path / "mnist.npz", ns=(1, 1))
+    assert len({nothing, one, datasets.state()}) == 3

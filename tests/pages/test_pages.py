@@ -1,0 +1,342 @@
+"""What the pages share: parameters are checked, numbers are printed and marked rightly, outside text is escaped."""
+
+import base64
+import io
+import json
+import re
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nrae_lib import pages, runs
+from nrae_lib.core import methods
+from nrae_lib.own_data import embeddings
+from nrae_lib.pages import common
+
+AVAILABLE = ("ae", "dae", "nrae_l", "nrae_q")
+CHOICES = {
+    "method": lambda value: pages.choose_methods(value, AVAILABLE),
+    "preset": ("smoke", "quick", "paper"),
+    "seeds": int,
+    "rate": float,
+    "show_all": bool,
+}
+GOOD = {"method": "all", "preset": "quick", "seeds": 3, "rate": 1, "show_all": False}
+
+
+def plain(html):
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", "", html))
+
+
+def test_good_parameters_pass_beside_everything_a_notebook_holds():
+    """Also when all its cells have run before and left their names behind."""
+    inputs = ["", "method = 'all'", "# Parameters\npreset = 'smoke'\n", "SETTINGS = {}"]
+    pages.check_parameters({"In": inputs, "Out": {}, "_i1": "", "np": np, "SETTINGS": {}} | GOOD, **CHOICES)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"metod": "ae"}, "unknown parameter 'metod': did you mean 'method'? The parameters are: method, preset, seeds"),
+    ({"zzz": 1}, "unknown parameter 'zzz'. The parameters are: method"),
+    ({"preset": "fast"}, "parameter 'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'paper'"),
+    ({"seeds": True}, "parameter 'seeds' must be int, got True (bool)"),
+    ({"seeds": "3"}, "parameter 'seeds' must be int, got '3' (str)"),
+    ({"seeds": 3.0}, "parameter 'seeds' must be int, got 3.0 (float)"),
+    ({"rate": False}, "parameter 'rate' must be float, got False (bool)"),
+    ({"show_all": 1}, "parameter 'show_all' must be bool, got 1 (int)"),
+    ({"method": "nrae"}, "parameter 'method': unknown method 'nrae', did you mean 'nrae_q'?; the methods are: ae, dae"),
+])  # fmt: skip
+def test_wrong_parameters_stop_the_page_with_the_valid_choices(change, message):
+    with pytest.raises(ValueError) as caught:
+        injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in change.items())
+        pages.check_parameters(GOOD | change | {"In": ["", "method = 'all'", injected]}, **CHOICES)
+    beginning = message if "did you mean 'nrae_q'" not in message else "parameter 'method': unknown method 'nrae', did"
+    assert str(caught.value).startswith(beginning)
+
+
+def test_a_missing_parameter_and_a_failed_check_are_named():
+    with pytest.raises(ValueError, match="parameter 'seeds' is missing"):
+        pages.check_parameters({}, seeds=int)
+    with pytest.raises(ValueError, match="parameter 'k': must be even"):
+        pages.check_parameters({"k": 3}, k=lambda k: None if k % 2 == 0 else "must be even")
+    with pytest.raises(ValueError, match="it must be one of: 1, 2"):
+        pages.check_parameters({"k": True}, k=(1, 2))
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    ("all", list(AVAILABLE)), ("nrae_q", ["nrae_q"]), ("nrae_q, ae", ["ae", "nrae_q"]), ("all, ae", list(AVAILABLE)), ("ae,ae", ["ae"]),
+])  # fmt: skip
+def test_choose_methods(value, expected):
+    assert pages.choose_methods(value, AVAILABLE) == expected
+
+
+@pytest.mark.parametrize("value", ["", " , ", "ae,zae", 3, None, ["ae"]])
+def test_choose_methods_names_the_valid_ones(value):
+    with pytest.raises(ValueError, match="the methods are: ae, dae, nrae_l, nrae_q, or 'all'"):
+        pages.choose_methods(value, AVAILABLE)
+
+
+def cell_classes(html):
+    body = html.split("<tbody>")[1]
+    return [re.findall(r"<td(?: class=\"(\w+)\")?>", row) for row in body.split("</tr>")[:-1]]
+
+
+def test_comparison_table_marks_what_prints_alike_alike():
+    rows = {
+        "paper": {"ae": (1.90, 0.23), "dae": 1.09, "nrae_l": (0.292, 0.06), "nrae_q": (0.288, 0.07)},
+        "ours": {"ae": float("nan"), "dae": None, "nrae_l": "diverged <twice>"},
+        "one": {"ae": 2.0},
+    }
+    html = pages.comparison_table_html(rows, AVAILABLE, "MSE × 100")
+    assert cell_classes(html) == [["", "second", "best", "best"], [""] * 4, [""] * 4]
+    text = plain(html)
+    assert "1.90 ± 0.23" in text and "NRAE-Q" in text and "lower is better" in text
+    # Three reasons "not run" share one footnote, the fourth has its own.
+    assert "–1–1–2–1" in text and "1 not run; 2 diverged &lt;twice&gt;" in text
+
+
+def test_comparison_table_where_higher_is_better_and_without_notes():
+    html = pages.comparison_table_html(
+        {"psnr": {"ae": 20.19, "dae": 20.69, "nrae_l": -1}}, AVAILABLE[:3], "PSNR", False, 1
+    )
+    assert cell_classes(html) == [["second", "best", ""]]
+    assert "−1.0" in html and "higher is better" in html
+    assert '<div class="nrae-table-notes">' not in pages.comparison_table_html({"a": {"ae": 1.0}}, ["ae"], "x")
+    with pytest.raises(ValueError, match="row 'a' names 'vae'; the columns are: ae"):
+        pages.comparison_table_html({"a": {"vae": 1.0}}, ["ae"], "x")
+
+
+def result(method="ae", seed=0, commit="abc", **changes):
+    recorded = {"device": "CPU", "torch": "2.15", "python": "3.11", "nrae_lib": "0.1", "commit": commit, "threads": "1",
+                "fingerprint": f"f{seed}", "date": "2025-01-01"}  # fmt: skip
+    run = SimpleNamespace(seed=seed, data="sine", method=method)
+    return SimpleNamespace(run=run, provenance=recorded | changes, seconds=60.0, steps_per_second=1500.0 + seed)
+
+
+def test_provenance_groups_what_differs():
+    results = [result(seed=seed, commit="def + uncommitted changes" if seed else "abc") for seed in (0, 1, 2, 5)]
+    text = plain(pages.provenance_html(results, already_stored=3))
+    for expected in (
+        "runs4, of which 3 were stored already", "seeds0–2, 5", "deviceCPU", "training time4 min, over all runs",
+        "2 different commits: abc, def + uncommitted changes", "4 different fingerprints: f0, f1, f2, …",
+        "1,502 steps per second",
+    ):  # fmt: skip
+        assert expected in text
+    assert "stored already" not in pages.provenance_html(results)
+    assert "devicenot recorded" in plain(pages.provenance_html([result(device=None)]))
+    with pytest.raises(ValueError, match="no results"):
+        pages.provenance_html([])
+
+
+def verdict(status, text="Claim"):
+    claim = SimpleNamespace(identifier="fig4", paper="NRAE", section="Section 4.1", text=text)
+    return SimpleNamespace(claim=claim, recipe="released", status=status, statistics="0.29 < 1.90", preset="quick")
+
+
+def test_verdicts_say_it_in_words_and_symbols():
+    html = pages.verdicts_html(
+        [verdict("reproduced"), verdict("not reproduced", "<script>"), verdict("inconclusive"), verdict("not run")]
+    )
+    text = plain(html)
+    for expected in (
+        "✓ Reproduced",
+        "✗ Not reproduced",
+        "? Inconclusive",
+        "○ Not run",
+        "0.29 &lt; 1.90",
+        "recipe released, preset quick",
+    ):
+        assert expected in text
+    assert "<script>" not in html
+    assert len(set(re.findall(r"border-left:4px solid (#\w+)", html))) == 4
+    with pytest.raises(ValueError, match="unknown status 'maybe'; it must be one of: reproduced, not reproduced"):
+        pages.verdicts_html([verdict("maybe")])
+
+
+def test_text_table_keeps_columns_in_line_and_escapes():
+    html = pages.text_table_html({"AE": {"paper": "–"}, "NRAE-L": {"released": "λ <b> 2", "paper": 1}}, "Options")
+    assert plain(html.replace("<", " <")).split() == [
+        "Options",
+        "paper",
+        "released",
+        "AE",
+        "–",
+        "NRAE-L",
+        "1",
+        "λ",
+        "&lt;b&gt;",
+        "2",
+    ]
+    assert html.count("<td>") == 5  # the corner and four cells, one of them empty
+
+
+def test_banner_escapes():
+    assert "a &lt;b&gt; &amp; c" in pages.banner_html("a <b> & c")
+
+
+def test_download_gives_back_the_same_numbers(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    frame = pandas.DataFrame({"method": ["ae", 'ä, "b"'], "mse": [1 / 3, 1e-17]})
+    html = pages.download_html(frame, "table1.csv")
+    content = base64.b64decode(re.search(r"base64,([^\"]*)", html)[1])
+    pandas.testing.assert_frame_equal(pandas.read_csv(io.BytesIO(content)), frame, check_exact=True)
+    assert 'class="nrae-download" download="table1.csv"' in html and "(2 rows, " in html
+    assert list(tmp_path.iterdir()) == []
+    named = frame.set_index("method")
+    assert base64.b64decode(re.search(r"base64,([^\"]*)", pages.download_html(named, "a.csv"))[1]).startswith(
+        b"method,mse"
+    )
+    for filename in ("../a.csv", "a.txt", 'a".csv'):
+        with pytest.raises(ValueError, match=r"plain file name ending in \.csv"):
+            pages.download_html(frame, filename)
+
+
+def test_papermill_command_is_quoted_and_keeps_types():
+    text = pages.papermill_command_text(
+        "notebooks/a b.ipynb", method="ae,nrae_q", seeds=3, quick=True, tag="3", note="it's"
+    )
+    assert shlex.split(text) == [
+        "papermill", "notebooks/a b.ipynb", "out.ipynb", "-p", "method", "ae,nrae_q", "-p", "seeds", "3",
+        "-p", "quick", "True", "-r", "tag", "3", "-p", "note", "it's",
+    ]  # fmt: skip
+
+
+def test_display_functions_display_once_and_return_nothing(monkeypatch):
+    import IPython.display
+    import pandas
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    calls = [
+        lambda: pages.comparison_table({"a": {"ae": 1.0}}, ["ae"], "caption"),
+        lambda: pages.text_table({"a": {"b": 1}}, "Options"),
+        lambda: pages.provenance([result()]),
+        lambda: pages.verdicts([verdict("reproduced")]),
+        lambda: pages.banner("text"),
+        lambda: pages.download(pandas.DataFrame({"a": [1]}), "a.csv"),
+        lambda: pages.papermill_command("notebooks/a.ipynb", seeds=1),
+    ]
+    assert [call() for call in calls] == [None] * len(calls)
+    assert len(shown) == len(calls)
+    assert shown[-1].data.startswith("```bash\npapermill notebooks/a.ipynb out.ipynb -p seeds 1\n```\n\nPeak memory")
+
+
+def test_the_peak_memory_is_that_of_the_process():
+    def shown():
+        return float(re.search(r"Peak memory of this page: ([\d,]+) MiB", common.memory_text())[1].replace(",", ""))
+
+    before = shown()
+    block = b"x" * (300 * 2**20)
+    during = shown()
+    del block
+    assert during >= before + 100 and shown() == pytest.approx(during, abs=2), "the peak stays"
+    assert during < 20_000
+
+
+# --------------------------------------------------------------------------------------------- the page of methods
+
+TIMES = [{
+    "device": "CPU <x>",
+    "networks": {
+        "small": {"steps": {"ae": {"ratio": 1.0}, "dae": {"ratio": 1.5}, "nrae_q": {"ratio": 3.25}}},
+        "large": {"steps": {"ae": {"ratio": 1.0}}},
+    },
+}]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("ae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\end{aligned}"),
+    ("cae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\\ &+\lambda_{\text{contraction}}\,\|J_g(x)\|_F^2\end{aligned}"),
+    ("vae", r"\begin{aligned}\mathcal L={}&\tfrac12\log 2\pi+\log s+\tfrac{1}{2s^2}\,\tfrac1D\|x-f(g(x))\|^2"
+            r"\\ &+\tfrac{\lambda_{\text{kl}}}{D}\,\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
+            r"\\ &\text{where }g(x)=\mu(x)+\sigma(x)\odot\varepsilon,\; \varepsilon\sim\mathcal N(0,I)\end{aligned}"),
+])  # fmt: skip
+def test_the_formula_is_the_reconstruction_plus_every_penalty(name, expected):
+    assert pages.loss_formula(methods.get(name).objective) == expected
+
+
+def test_the_formula_follows_order_space_and_composition():
+    linear, quadratic, extended = (pages.loss_formula(methods.get(f"{name}+mmd").objective)
+                                   for name in ("nrae_l", "nrae_q", "enrae_q"))  # fmt: skip
+    assert "H_f" not in linear and "J_f(z)(z'-z)" in linear
+    assert r"\tfrac12(z'-z)^\top H_f(z)(z'-z)" in quadratic
+    assert "H_F(x)" in extended and "H_f" not in extended
+    assert all(r"&+\lambda_{\text{mmd}}\,\mathrm{MMD}" in formula for formula in (linear, quadratic, extended))
+    isometric = pages.loss_formula(methods.get("iae").objective)
+    assert isometric.count(r"\tfrac{\lambda_{\text{isometry}}}{D}") == 2  # the paper's one coefficient
+
+
+def test_a_card_says_everything_the_catalogue_does():
+    html = pages.method_cards_html([methods.get("grae"), methods.get("iae"), methods.get("dae")], TIMES)
+    text = plain(html)
+    assert 'id="method-grae"' in html and html.count(r"\[\begin{aligned}") == 3
+    assert "PHATE embedding of the training points" in text and "phate_knn = 5" in text
+    for name, values in methods.get("grae").search.items():
+        assert f"{name}: {', '.join(f'{value:g}' for value in values)}" in text
+    assert f"({len(methods.get('grae').candidates())} candidates)" in text
+    assert "isometry_weight 0.1 beside an error summed over the D features; here 0.1/D" in text
+    assert "1.50 × AE (small; CPU &lt;x&gt;)" in text and "time of a step – note" in re.sub(
+        r"(step|–)(?=\S)", r"\1 ", text
+    )
+    assert '<a href="../api/methods.html#nrae_lib.core.methods.PhateTarget"><code>PhateTarget</code></a>' in html
+    assert methods.get("grae").note in text.replace("&#x27;", "'")
+
+
+def test_every_card_can_be_made_and_every_term_says_what_it_costs():
+    html = pages.method_cards_html(methods.CATALOGUE.values())
+    assert html.count('class="nrae-method"') == len(methods.CATALOGUE)
+    for term in (*methods.RECONSTRUCTIONS.values(), *methods.PENALTIES.values()):
+        assert term.formula and term.reference and term.cost, term
+        default = methods.terms.Term.prepare
+        assert bool(term.prepares) == (type(term).prepare is not default), term
+
+
+def test_marks_become_html_and_all_else_is_escaped():
+    html = pages.marked_table_html({"``a<b``": {"formula": "$x<y$ & :func:`nrae_lib.core.losses.isometry`, [AE](#method-ae)",
+                                                "more": ":class:`Short`, :math:`y^2` <b>"}}, "caption")  # fmt: skip
+    assert "<code>a&lt;b</code>" in html and r'nohighlight">\(x&lt;y\)</span> &amp; ' in html
+    assert '<a href="../api/losses.html#nrae_lib.core.losses.isometry"><code>isometry</code></a>' in html
+    assert '<a href="#method-ae">AE</a>' in html and "<code>Short</code>" in html
+    assert r"\(y^2\)" in html and "&lt;b&gt;" in html
+
+
+def test_documentation_is_read_from_docstrings():
+    assert pages.documentation(methods.Point) == "Reconstruct every point from itself."
+    arguments = pages.documented(methods.Neighborhood)
+    assert arguments["order"].startswith("of the expansion: 0, 1") and "neighbor_weight" in arguments
+    assert arguments["space"].endswith("without encoding the neighbours.")
+    assert {"latent", "weights"} <= pages.documented(methods.Objective).keys()
+    assert pages.documented(embeddings.Embedding)["umap"].endswith("`n_components`` + 2 samples.")
+
+
+def test_step_times_and_their_sentences(tmp_path):
+    assert pages.step_times(tmp_path / "none") == []
+    (tmp_path / "cpu.json").write_text(json.dumps(TIMES[0]))
+    times = pages.step_times(tmp_path)
+    assert times == TIMES
+    rows = pages.step_time_rows({"NRAE-Q": "nrae_q", "WAE": "wae"}, times)
+    assert rows["NRAE-Q"] == {"small, CPU <x>": "3.25", "large, CPU <x>": "–"}
+    assert set(rows["WAE"].values()) == {"–"}
+    assert pages.step_time_rows({"AE": "ae"}, []) == {"AE": {"time of a step / AE": "–"}}
+    sentence = pages.cost_sentences(methods.CATALOGUE, times)
+    assert "the network small, half of the methods take at most 1.5 times" in sentence
+    assert "NRAE-Q takes the most, 3.2 times" in sentence and "one more coefficient per order" in sentence
+    assert "all_methods.py --json" in pages.cost_sentences(methods.CATALOGUE, [])
+    assert "PyTorch itself" not in sentence  # AE as PyTorch runs it was not measured
+    measured = {
+        name: {"ratio": ratio} for name, ratio in {"ae": 1.0, "ae, plain": 1.5, "nrae_l": 1.2, "nrae_q": 1.8}.items()
+    }
+    sentence = pages.cost_sentences(methods.CATALOGUE, [{"device": "CPU", "networks": {"wide": {"steps": measured}}}])
+    assert "take about 1.20 and 1.80 times AE's time there. As PyTorch itself runs it, AE takes 1.50 times" in sentence
+    assert "against that they take 0.80 and 1.20." in sentence
+
+
+def test_committed_step_times_cover_the_catalogue():
+    measured = pages.step_times(runs.project_root() / "results" / "step_time")
+    assert measured or not (runs.project_root() / "results").is_dir()
+    for one in measured:
+        for network in one["networks"].values():
+            assert set(methods.CATALOGUE) <= set(network["steps"])
+            assert network["steps"]["ae"]["ratio"] == 1 and all(row["ratio"] > 0 for row in network["steps"].values())

@@ -1,0 +1,167 @@
+"""Views of circular codes, latent grids and curvature against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nrae_lib.core import measures
+from nrae_lib.core.models import Autoencoder
+from nrae_lib.data.datasets import Dataset
+from nrae_lib.runs import views
+from nrae_lib.runs.views.latent_grid import Whitened, grid_near
+
+
+class Function(nn.Module):
+    """A function as a module; its parameter gives it a type and a device."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.unused = function, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def model(encoder, decoder):
+    return Autoencoder(Function(encoder), Function(decoder))
+
+
+def circle_data(angles, test_angles):
+    """Points whose only feature is their angle in degrees."""
+    train, test = torch.tensor(angles), torch.tensor(test_angles)
+    return Dataset(train[:, None], test[:, None], train, test)
+
+
+def on_circle(angle_of):
+    """An encoder that maps a point of angle x degrees to the angle ``angle_of(x)`` radians on the unit circle."""
+
+    def encode(x):
+        angle = angle_of(x[:, 0])
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    return model(encode, lambda z: torch.atan2(z[:, 1], z[:, 0])[:, None])
+
+
+FULL = circle_data(np.arange(0.0, 360, 1.2).tolist(), np.arange(0.0, 360, 0.36).tolist())
+HALF = circle_data(np.arange(0.0, 180, 9.0).tolist(), np.linspace(0, 180, 1000).tolist())
+
+
+@pytest.mark.parametrize(
+    ("data", "angle_of", "turns", "right"),
+    [
+        (FULL, lambda x: 1.0 - torch.deg2rad(x), -1, True),
+        (FULL, lambda x: 2 * torch.deg2rad(x), 2, False),
+        (FULL, lambda x: 0.8 * torch.deg2rad((x - 180).abs()), 0, False),  # a fold
+        (HALF, lambda x: 3.0 + 0.5 * torch.deg2rad(x), 0.25, True),  # across the cut at π
+        (HALF, lambda x: 3.0 + 1.9 * torch.deg2rad(x), 0.95, True),
+        (HALF, lambda x: 3.0 + 2.2 * torch.deg2rad(x), 1.1, False),  # two angles share a code
+        (HALF, lambda x: torch.deg2rad((x - 60).abs()), 1 / 6, False),
+    ],
+)
+def test_codes_on_a_circle_are_right_for_a_closed_and_for_an_open_family(data, angle_of, turns, right):
+    shuffled = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    data = Dataset(data.train[shuffled], data.test, data.train_position[shuffled], data.test_position)
+    metrics, arrays = views.order(on_circle(angle_of), data)
+    assert metrics["winding_number"] == pytest.approx(turns, abs=1e-4)
+    # The twenty training angles of the half turn end at 171 degrees.
+    assert metrics["train_winding_number"] == pytest.approx(turns * (171 / 180 if len(shuffled) == 20 else 1), abs=0.02)
+    assert (metrics["circular_breaks"] == 0) is right
+    if turns != 1.1:  # only the last of the twenty would overlap
+        assert (metrics["train_circular_breaks"] == 0) is right
+    assert arrays["path_code"].shape == (61, 2) and arrays["test_code"].shape == (len(data.test), 2)
+
+
+def plane_data(count=4000):
+    points = torch.randn(count, 2, generator=torch.Generator().manual_seed(1)) @ torch.tensor([[3.0, 1.0], [0.0, 0.5]])
+    return Dataset(points + torch.tensor([5.0, -2.0]), points[:10], torch.arange(count).float(), torch.arange(10.0))
+
+
+def test_whitened_codes_have_mean_0_and_covariance_1_and_come_back():
+    codes = plane_data().train
+    plane = Whitened(codes)
+    white = plane.of(codes)
+    assert torch.allclose(white.T @ white / len(white), torch.eye(2, dtype=torch.float64), atol=1e-6)
+    assert white.mean(0).abs().max() < 1e-6
+    assert torch.allclose(plane.codes(white), codes.double())
+    line = torch.linspace(0, 1, 50)[:, None].expand(-1, 2)
+    assert torch.isfinite(Whitened(line).of(line)).all()
+
+
+def test_the_grid_counts_places_within_one_step_of_a_code():
+    grid, near = grid_near(torch.tensor([[2.0, 2.0]], dtype=torch.float64), 5)
+    assert grid[0, -1].tolist() == [2, 2] and grid[-1, 0].tolist() == [-2, -2]
+    assert near.nonzero().tolist() == [[0, 3], [0, 4], [1, 4]]
+
+
+def test_a_latent_grid_shows_the_decoder_over_the_whitened_codes():
+    data = plane_data()
+    plane = Whitened(data.train)
+    x, y = 0.5 + 0.2 * torch.linspace(-2, 2, 10), 0.5 + 0.2 * torch.linspace(2, -2, 10)
+
+    def decode(z):  # into one image of two pixels: the whitened coordinates
+        return (0.5 + 0.2 * plane.of(z)).float()
+
+    metrics, arrays = views.latent_grid(model(lambda points: points, decode), data)
+    expected = torch.stack(torch.meshgrid(y, x, indexing="ij"), 2).flip(2)
+    assert np.abs(arrays["grid"] / 255 - expected.numpy()).max() < 0.003
+    assert metrics["grid_roughness"] < 1e-8 and metrics["data_roughness"] < 1e-8
+    assert arrays["code"].shape == (1000, 2) and arrays["position"][-1] == 3999
+    few = plane_data(300)
+    assert 0.4 < views.latent_grid(model(lambda points: points, decode), few)[1]["near"].mean() < 1
+    assert views.latent_scores(model(lambda points: points, decode), data) == (metrics, {})
+
+
+def test_roughness_where_there_are_data_ignores_the_rest_of_the_grid():
+    side = torch.arange(6.0)
+    images = (side[:, None] ** 2 + 3 * side[None])[..., None]
+    whole = measures.grid_smoothness(images)
+    # Second differences 2 along the rows' axis; first differences 1, 3, ..., 9 and 3.
+    assert whole == pytest.approx(4 / ((1 + 9 + 25 + 49 + 81) / 5 + 9))
+    assert measures.grid_smoothness(images, torch.ones(6, 6, dtype=torch.bool)) == whole
+    where = torch.zeros(6, 6, dtype=torch.bool)
+    where[:3] = True
+    images[4, 4] = 1e6
+    assert measures.grid_smoothness(images, where) == pytest.approx(4 / ((1 + 9) / 2 + 9))
+    assert measures.grid_smoothness(images, torch.zeros(6, 6, dtype=torch.bool)) == 0
+
+
+class Paraboloid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, z):
+        return torch.cat([z, self.scale * z.square().sum(1, keepdim=True)], 1)
+
+
+def test_the_curvature_view_finds_the_closed_form_on_a_paraboloid():
+    points = torch.randn(3000, 2, generator=torch.Generator().manual_seed(2))
+    data = Dataset(points, points[:5])
+    autoencoder = Autoencoder(nn.Identity(), Paraboloid())
+    metrics, arrays = views.curvature(autoencoder, data)
+
+    def closed_form(z):  # of (u, v, u² + v²): 2 K = 8 / (1 + 4 r²)²
+        return 8 / (1 + 4 * np.square(z).sum(-1)) ** 2
+
+    plane = Whitened(points)
+    codes = plane.codes(torch.from_numpy(arrays["code"])).numpy()
+    assert np.allclose(arrays["code_curvature"], closed_form(codes), rtol=1e-4)
+    assert metrics["curvature"] == pytest.approx(float(np.median(closed_form(codes))), rel=1e-4)
+    assert metrics["log10_curvature"] == pytest.approx(math.log10(metrics["curvature"]))
+    side = torch.linspace(-2, 2, 32, dtype=torch.float64)
+    corner = closed_form(plane.codes(torch.stack([side[15], side[31 - 15]])[None]).numpy())
+    assert np.allclose(arrays["field"][15, 15], corner, rtol=1e-4)
+    assert np.isnan(arrays["field"]).any() and np.isfinite(arrays["field"]).mean() > 0.5
+    assert autoencoder.decoder.scale.dtype == torch.float32  # a copy was made precise
+
+
+@pytest.mark.parametrize("view", ["latent_grid", "curvature"])
+def test_views_of_the_plane_need_a_plane_and_finite_codes(view):
+    data = Dataset(torch.ones(4, 3), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=f"{view}' needs codes in the plane"):
+        views.VIEWS[view](model(lambda x: x, lambda z: z), data)
+    with pytest.raises(ValueError, match="diverged"):
+        views.VIEWS[view](model(lambda x: x[:, :2] * torch.nan, lambda z: z), data)
