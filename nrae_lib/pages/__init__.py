@@ -34,13 +34,14 @@ from nrae_lib.pages.methods import (
     step_times,
     weight_convention,
 )
-from nrae_lib.pages.study import show_options, show_search, study_banner, study_numbers, study_verdicts
+from nrae_lib.pages.study import close_study, open_study, show_source, spot_check_text, stored_verdicts
 
 __all__ = [
     "banner",
     "banner_html",
     "check_parameters",
     "choose_methods",
+    "close_study",
     "comparison_table",
     "comparison_table_html",
     "cost_sentences",
@@ -55,17 +56,16 @@ __all__ = [
     "marked_table_html",
     "method_cards",
     "method_cards_html",
+    "open_study",
     "papermill_command",
     "papermill_command_text",
     "provenance",
     "provenance_html",
-    "show_options",
-    "show_search",
+    "show_source",
+    "spot_check_text",
     "step_time_rows",
     "step_times",
-    "study_banner",
-    "study_numbers",
-    "study_verdicts",
+    "stored_verdicts",
     "table_frame",
     "text_table",
     "text_table_html",

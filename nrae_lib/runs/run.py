@@ -137,6 +137,11 @@ class Result:
     provenance: dict[str, str]
     weights: dict[str, torch.Tensor] | None = field(default=None, repr=False)
 
+    @property
+    def trained_alone(self) -> bool:
+        """False for committed results of former vectorized ensembles: a run alone does not repeat them bit for bit."""
+        return "ensemble" not in self.provenance
+
     def to_bytes(self) -> bytes:
         """A compressed npz file: the arrays, and everything else as JSON in the entry ``result``."""
         content = {name: value for name, value in vars(self).items() if name not in ("run", "arrays", "weights")}
