@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import type_before_parametrizations
+
+from nrae_lib.core import private
 
 
 class Jet(NamedTuple):
@@ -52,16 +53,13 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
 
     Sequentials, also nested, of ``Linear``, ``Conv2d``, ``ConvTranspose2d``, ``ReLU``, ``ELU``, ``Softplus``,
     ``Sigmoid``, ``Tanh``, ``Flatten``, ``Unflatten`` and ``Identity`` take the fast path, with or without
-    parametrizations such as spectral norm. Every other callable, and every layer with hooks (all layers while there are
-    global hooks), is differentiated by ``torch.func.jvp``, with the same result. A layer must treat the samples of a batch
-    independently (batch normalization in training mode does not). Images in channels_last memory stay so.
+    parametrizations such as spectral norm. Every other callable and every layer with hooks, and all layers while there are
+    global hooks or transforms of ``torch.func``, are differentiated by ``torch.func.jvp``, with the same result. A layer must
+    treat the samples of a batch independently, unlike batch normalization in training. Images in channels_last stay so.
 
-    Under ``torch.autocast`` the layers with weights compute in its type, as autocast has it, double precision excepted:
-    points, directions, weights and coefficients are rounded to it, sums accumulate in single precision. Activations compute
-    their derivatives in single precision and round the results: near saturation 1 - s² of a rounded s would be zero. What
-    ``torch.func.jvp`` differentiates has the precision that autocast gives its operations.
-
-    Inside ``torch.func.vmap`` over many networks the fast path is one pass for all of them, convolutions excepted.
+    Under ``torch.autocast`` the layers with weights compute in its type, double precision excepted: points, directions,
+    weights and coefficients are rounded to it, sums accumulate in single precision. Activations compute derivatives in
+    single precision and round the results: near saturation 1 - s² of a rounded s would be zero.
 
     The result can be differentiated once, with respect to parameters, point and direction. The fast path does not
     support a second differentiation and raises an error there.
@@ -116,8 +114,7 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
                 # Outside of the chain, so that autograd turns the gradients back; biases are added as they are.
                 weights = [weight.to(low) if weight is not None and weight.dim() > 1 else weight for weight in weights]
                 value, first, second = (part if part is None else part.to(low) for part in (value, first, second))
-            chain = _MappedChain if _is_mapped() else _Chain
-            value, first, second = chain.apply(rules, value, first, second, *weights)
+            value, first, second = _Chain.apply(rules, value, first, second, *weights)
         else:
             for layer, _ in group:
                 value, first, second = _by_torch_func(layer, value, first, second, order)
@@ -142,9 +139,8 @@ def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
     plain = (
         isinstance(network, nn.Module)
         and "forward" not in vars(network)
-        and not _has_any_global_hook()
-        and not (network._forward_hooks or network._forward_pre_hooks)
-        and not (network._backward_hooks or network._backward_pre_hooks)
+        and not private.may_have_hooks(network)
+        and not private.may_be_transformed()
     )
     # Exact types: a subclass may compute something else.
     kind = type_before_parametrizations(network) if plain else None
@@ -153,17 +149,10 @@ def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
             yield from _flat(layer)
         return
     convolution = kind in (nn.Conv2d, nn.ConvTranspose2d)
-    # Convolutions of many networks at once are left to the rules of torch.func.vmap.
-    if convolution and (network.padding_mode != "zeros" or isinstance(network.padding, str) or _is_mapped()):
-        kind = None
-    if kind is nn.ELU and network.alpha < 0:
+    padded = convolution and (network.padding_mode != "zeros" or isinstance(network.padding, str))
+    if padded or (kind is nn.ELU and network.alpha < 0):
         kind = None
     yield network, _RULES.get(kind)
-
-
-def _is_mapped() -> bool:
-    """Whether this is inside a transform of torch.func, asked as ``torch.autograd.Function.apply`` does."""
-    return torch._C._are_functorch_transforms_active()
 
 
 def _by_torch_func(layer: Callable, value: Tensor, first: Tensor, second: Tensor | None, order: int):
@@ -252,42 +241,12 @@ def _stacked(parts: list[Tensor]) -> Tensor:
     return torch.cat(batches).unflatten(0, (rows, parts[0].shape[1]))
 
 
-class _MappedChain(torch.autograd.Function):
-    """:class:`_Chain` of many networks inside ``torch.func.vmap``: one chain of stacks (rows, networks, B, ...)."""
-
-    @staticmethod
-    def forward(rules, value, first, second, *weights):
-        raise RuntimeError(
-            "The fast path of taylor can be mapped by torch.func.vmap, but not differentiated by torch.func."
-        )
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def vmap(info, in_dims, rules, value, first, second, *weights):
-        def leading(tensor: Tensor | None, dim: int | None, place: int = 0) -> Tensor | None:
-            """``tensor`` with the networks' dimension at ``place``."""
-            if tensor is None or dim is not None:
-                return tensor if tensor is None else tensor.movedim(dim, place)
-            return tensor.unsqueeze(place).expand(*tensor.shape[:place], info.batch_size, *tensor.shape[place:])
-
-        _, of_value, of_first, of_second, *of_weights = in_dims
-        rules = [_MAPPED.get(type(rule), lambda rule: rule)(rule) for rule in rules]
-        value, first, second = _Chain.apply(
-            rules, leading(value, of_value), leading(first, of_first, 1), leading(second, of_second, 1),
-            *map(leading, weights, of_weights),
-        )  # fmt: skip
-        return (value, first, second), (0, 1, None if second is None else 1)
-
-
 class _Linear:
     def __init__(self, layer: nn.Linear, order: int):
         self.weights = (layer.weight, layer.bias)
 
     def forward(self, stack, count, weight, bias):
-        result = _product(stack.reshape(-1, stack.shape[-1]), weight).view(*stack.shape[:-1], len(weight))
+        result = private.product(stack.reshape(-1, stack.shape[-1]), weight).view(*stack.shape[:-1], len(weight))
         if bias is not None:
             result[0] += bias
         return result, (stack, weight)
@@ -295,51 +254,10 @@ class _Linear:
     def backward(self, gradient, count, kept, wanted, own):
         stack, weight = kept
         flat = gradient.reshape(-1, gradient.shape[-1])
-        into_weight = _product(flat.t(), stack.reshape(-1, stack.shape[-1]).t()) if own[0] else None
+        into_weight = private.product(flat.t(), stack.reshape(-1, stack.shape[-1]).t()) if own[0] else None
         into_bias = gradient[0].reshape(-1, gradient.shape[-1]).sum(0, dtype=self.weights[1].dtype) if own[1] else None
-        into_stack = _product(flat, weight.t()).view(stack.shape) if wanted else None
+        into_stack = private.product(flat, weight.t()).view(stack.shape) if wanted else None
         return into_stack, (into_weight, into_bias)
-
-
-class _MappedLinear(_Linear):
-    """A linear layer of many networks, (rows, networks, B, in) to (..., out); row by row, which copies nothing."""
-
-    def __init__(self, rule: _Linear):
-        self.weights = rule.weights
-
-    def forward(self, stack, count, weight, bias):
-        result = stack.new_empty(*stack.shape[:-1], weight.shape[1])
-        for row, out in zip(stack, result, strict=True):
-            torch.bmm(row, weight.mT, out=out)
-        if bias is not None:
-            result[0] += bias.unsqueeze(1)
-        return result, (stack, weight)
-
-    def backward(self, gradient, count, kept, wanted, own):
-        stack, weight = kept
-        into_weight = into_stack = None
-        if own[0]:
-            into_weight = torch.bmm(gradient[0].mT, stack[0])
-            for upper, row in zip(gradient[1:], stack[1:], strict=True):
-                into_weight.baddbmm_(upper.mT, row)
-        into_bias = gradient[0].sum(1, dtype=self.weights[1].dtype) if own[1] else None
-        if wanted:
-            into_stack = torch.empty_like(stack)
-            for upper, out in zip(gradient, into_stack, strict=True):
-                torch.bmm(upper, weight, out=out)
-        return into_stack, (into_weight, into_bias)
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left rightᵀ."""
-    # On AMD processors with AVX-512, MKL, which serves torch.mm, is slower than oneDNN (the "one pass" rows of
-    # benchmarks/step_time.py show by how much); small products do not repay what oneDNN has to prepare.
-    if _ONEDNN and left.device.type == "cpu" and left.dtype == torch.float32 and min(*left.shape, len(right)) >= 32:
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-    return torch.mm(left, right.t())
-
-
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class _Convolution:
@@ -382,15 +300,6 @@ class _Reshape:
 
 # Numbers from which on new memory costs the processor more than the work on it.
 _LARGE = 2**20
-
-
-class _MappedReshape(_Reshape):
-    def __init__(self, rule: _Reshape):
-        self.layer = rule.layer
-
-    def forward(self, stack, count):
-        self.shape = stack.shape
-        return stack.reshape(*stack.shape[:2], *self.layer(stack[0][0]).shape), ()
 
 
 class _ReLU:
@@ -529,6 +438,3 @@ _RULES = {
     nn.Unflatten: _Reshape,
     nn.Identity: _Reshape,
 }
-
-# What has to know that a stack holds many networks.
-_MAPPED = {_Linear: _MappedLinear, _Reshape: _MappedReshape}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from nrae_lib.core.taylor import taylor
@@ -17,6 +16,9 @@ from nrae_lib.core.taylor import taylor
 # Standard normal numbers of the shape, type and device of its argument: the source of randomness of every term here,
 # such as :meth:`nrae_lib.core.methods.Batch.normal`.
 Normal = Callable[[Tensor], Tensor]
+_WEIGHTED = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 
 
 def random_directions(like: Tensor, normal: Normal) -> Tensor:
@@ -155,7 +157,7 @@ def weight_norm(network: nn.Module) -> Tensor:
     """
     weights = {}
     for layer in network.modules():
-        if isinstance(layer, (nn.Linear, _ConvNd)):
+        if isinstance(layer, _WEIGHTED):
             learned = layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight
             weights.setdefault(id(learned), layer.weight)
     if not weights:

@@ -1,0 +1,57 @@
+"""All private API of PyTorch that this library uses.
+
+Each use is probed at import, because a release may drop or change it without notice, and has a plain fallback with the
+same result, which is slower. Nothing else in the library touches a name of PyTorch that begins with an underscore.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def _works(probe: Callable[[], object]) -> bool:
+    try:
+        probe()
+    except (AttributeError, RuntimeError, TypeError):  # gone, not built for this processor, or called in another way
+        return False
+    return True
+
+
+def _onednn(left: Tensor, right: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return bool(own) or nn.modules.module._has_any_global_hook()
+
+
+def _is_transformed() -> bool:
+    return torch._C._are_functorch_transforms_active()  # what torch.autograd.Function.apply asks
+
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and _works(lambda: _onednn(torch.ones(32, 32), torch.ones(32, 32)))
+HAS_HOOKS = _works(lambda: _has_hooks(nn.Identity()))
+HAS_TRANSFORMS = _works(_is_transformed)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left rightᵀ of matrices (a, n) and (b, n), by oneDNN where it is faster than ``torch.mm``.
+
+    On AMD processors with AVX-512, MKL, which serves ``torch.mm``, is slower than oneDNN; small products do not repay what
+    oneDNN has to prepare.
+    """
+    if HAS_ONEDNN and left.device.type == "cpu" and left.dtype == torch.float32 and min(*left.shape, len(right)) >= 32:
+        return _onednn(left, right)
+    return torch.mm(left, right.t())
+
+
+def may_have_hooks(layer: nn.Module) -> bool:
+    """Whether a call of ``layer`` may run hooks, its own or global ones; True where PyTorch does not tell."""
+    return _has_hooks(layer) if HAS_HOOKS else True
+
+
+def may_be_transformed() -> bool:
+    """Whether this may be inside a transform of ``torch.func``, such as ``vmap``; True where PyTorch does not tell."""
+    return _is_transformed() if HAS_TRANSFORMS else True
