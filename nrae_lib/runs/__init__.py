@@ -1,40 +1,12 @@
 """A run is everything that decides a result and nothing else; a store keeps one atomic file per run."""
 
-from nrae_lib.runs.run import (
-    KEEP,
-    PRESETS,
-    RECIPES,
-    Result,
-    Run,
-    Store,
-    check_device,
-    code_state,
-    device_name,
-    environment,
-    find_device,
-    frame_epochs,
-    perform,
-    project_root,
-    trained_model,
-)
+from nrae_lib.runs.grid import RunsFailed, run_all
+from nrae_lib.runs.performing import check_device, device_name, environment, find_device, perform, trained_model
+from nrae_lib.runs.run import KEEP, RECIPES, Result, Run
+from nrae_lib.runs.store import PRESETS, Store, code_state, project_root
 from nrae_lib.runs.study import Plan, Study
 
 __all__ = [
-    "KEEP",
-    "PRESETS",
-    "RECIPES",
-    "Plan",
-    "Result",
-    "Run",
-    "Store",
-    "Study",
-    "check_device",
-    "code_state",
-    "device_name",
-    "environment",
-    "find_device",
-    "frame_epochs",
-    "perform",
-    "project_root",
-    "trained_model",
+    "KEEP", "PRESETS", "RECIPES", "Plan", "Result", "Run", "RunsFailed", "Store", "Study", "check_device", "code_state",
+    "device_name", "environment", "find_device", "perform", "project_root", "run_all", "trained_model",
 ]  # fmt: skip

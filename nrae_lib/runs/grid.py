@@ -1,33 +1,35 @@
 """Many runs: what is stored is read, what is missing is performed and stored the moment it exists."""
 
 import importlib
+import json
 import multiprocessing
 import numbers
 import re
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from nrae_lib import runs
 from nrae_lib.core.measures import order_breaks
 from nrae_lib.data import datasets
-from nrae_lib.runs import Result, Run, Store
+from nrae_lib.runs.attempt import POLL_SECONDS, attempt
+from nrae_lib.runs.performing import check_device
 from nrae_lib.runs.progress import Progress
+from nrae_lib.runs.run import Result, Run
+from nrae_lib.runs.store import Store
 
 if TYPE_CHECKING:
     import distributed
     import pandas
 
-POLL_SECONDS = 1.0
 _LEFTOVER_SECONDS = 24 * 3600.0  # what processes that were killed left behind is as old as this, or still in use
-_SCHEMES = "tcp|tls|ucxx?|wss?|inproc"
+_ADDRESS = r"(tcp|tls|ucxx?|wss?|inproc)://\S+|(\[[\da-fA-F:]+\]|[^\s:/]+):\d+"
 
 
 class RunsFailed(RuntimeError):
@@ -41,40 +43,21 @@ class RunsFailed(RuntimeError):
 
     def __init__(self, failures: dict[Run, str]):
         self.failures = failures
-        name = names(failures)
+        name = _names(failures)
         lines = [f"{name[run.key]}: {text.strip().splitlines()[-1]}" for run, text in failures.items()]
         tracebacks = dict.fromkeys(text.strip() for text in failures.values() if "\n" in text.strip())
-        super().__init__(
-            "\n\n".join(
-                ["\n".join(["these runs gave no result; those of all others are stored:", *lines]), *tracebacks]
-            )
-        )
+        head = "these runs gave no result; those of all others are stored:"
+        super().__init__("\n\n".join(["\n".join([head, *lines]), *tracebacks]))
 
     def __reduce__(self):
         return RunsFailed, (self.failures,)
 
 
-def names(runs: Iterable[Run]) -> dict[str, str]:
+def _names(runs: Iterable[Run]) -> dict[str, str]:
     """Key -> label of each run, with the first digits of the key where two labels are equal."""
     labels = {run.key: run.label for run in runs}
     count = Counter(labels.values())
     return {key: label if count[label] == 1 else f"{label} ({key[:8]})" for key, label in labels.items()}
-
-
-@dataclass
-class Outcome:
-    """How an attempt at a run ended.
-
-    Arguments:
-        state: "done", "failed", "busy" (another process has it in hand) or "interrupted".
-        result: of a run that is done.
-        error: traceback of a run that failed.
-    """
-
-    run: Run
-    state: str
-    result: Result | None = None
-    error: str = ""
 
 
 def run_all(
@@ -90,13 +73,12 @@ def run_all(
     Each result is stored at once, so a killed process loses at most what it was performing, and of that only what came
     after the last checkpoint. Runs another process has in hand on the same store are left to it, read when they are
     there, and taken over if it drops them; nothing is computed twice. The one exception are Dask workers that do not
-    see the store's folder: when the process that calls this is killed, what they were performing is repeated. A run
-    that fails stops no other.
+    see the store's folder, whose results the process that calls this stores. A run that fails stops no other.
 
     Arguments:
         store: where results are looked up and kept.
         device: see :func:`nrae_lib.runs.perform`. On workers, "auto" and "cuda" give each its own GPU in turn.
-        progress: one line for each run in flight, and the time left, see :class:`nrae_lib.runs.progress.Progress`.
+        progress: how far the runs are, and the time left, see :class:`nrae_lib.runs.progress.Progress`.
         workers: how many Dask processes on this machine, which share its cores, or how many SLURM jobs, at most; 1 or
             None, or nothing to share out: a plain loop in this process.
         cluster: address of a Dask scheduler ("tcp://host:port") or a ``distributed.Client``, whose workers are all used;
@@ -120,45 +102,62 @@ def run_all(
     failures: dict[Run, str] = {}
     if missing:
         with (
-            Progress(len(missing), progress, names=names(missing)) as board,
-            closing(_outcomes(missing, store, device, int(workers or 1), cluster, board)) as outcomes,
+            Progress(len(missing), progress, names=_names(missing)) as board,
+            closing(_endings(missing, store, device, int(workers or 1), cluster, board)) as endings,
         ):
-            for outcome in outcomes:
-                if outcome.state == "done":
-                    results[outcome.run.key] = outcome.result
-                    board.end(outcome.run.key, f"{outcome.result.seconds:.1f} s")
+            for run, ending in endings:
+                if isinstance(ending, Result):
+                    results[run.key] = ending
+                    board.end(run.key, f"{ending.seconds:.1f} s")
                 else:
-                    failures[outcome.run] = outcome.error
-                    board.end(outcome.run.key, f"failed ({outcome.error.strip().splitlines()[-1]})")
+                    failures[run] = ending
+                    board.end(run.key, f"failed ({ending.strip().splitlines()[-1]})")
     if failures:
         raise RunsFailed(failures)
     return [results[run.key] for run in planned]
 
 
-def _outcomes(missing: list[Run], store: Store, device: str, workers: int, cluster, board) -> Iterator[Outcome]:
-    """How each run ends, wherever it is performed."""
+def _endings(missing: list[Run], store: Store, device: str, workers: int, cluster, board) -> Iterator:
+    """How each run ends, with its result or its error, wherever it is performed."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker that is being started imports the script, which would start workers of its own.
         raise SystemExit('a script that calls run_all needs the line `if __name__ == "__main__":` above the call')
-    _check_store(store, missing[0])
-    if not cluster:
-        runs.check_device(device)  # before the planning, whose errors would be less clear
-        units = _units(missing, device, workers)
-        if min(workers, len(units)) == 1:
-            return _loop(units, store, device, board)
-    from nrae_lib.runs import cluster as dask_cluster
-
-    return dask_cluster.perform(missing, store, device, workers, cluster, board)
-
-
-def _check_store(store: Store, run: Run) -> None:
-    """OSError, in one sentence, if nothing can be kept in ``store`` or its file system has no locks."""
     try:
-        with store.claim(run, False):
+        with store.claim(missing[0], False):
             pass
     except OSError as error:
         raise OSError(f"results cannot be kept in {store.folder}: choose a folder that can be written, on a file "
                       f"system with locks ({error})") from error  # fmt: skip
+    if not cluster:
+        check_device(device)
+        if min(workers, len(missing)) == 1:
+            return _loop(missing, store, device, board)
+    from nrae_lib.runs import cluster as dask
+
+    return dask.perform_all(missing, store, device, workers, cluster, board)
+
+
+def _loop(missing: list[Run], store: Store, device: str, board: Progress) -> Iterator[tuple[Run, Result | str]]:
+    """All runs in this process, one after the other; those that others have in hand are asked for again."""
+    while missing:
+        busy = []
+        for run in missing:
+
+            def report(done: int, epochs: int, run=run) -> None:
+                board.advance(run.key, done, epochs)
+                board.show()
+
+            board.advance(run.key)
+            ending = attempt(run, store, device, report)
+            if ending is None:
+                board.drop(run.key)
+                busy.append(run)
+            else:
+                yield run, ending
+        if len(busy) == len(missing):
+            board.show()
+            time.sleep(POLL_SECONDS)
+        missing, board.elsewhere = busy, len(busy)
 
 
 def _tidy(store: Store, found: list[Run]) -> None:
@@ -167,10 +166,9 @@ def _tidy(store: Store, found: list[Run]) -> None:
         for run in found:
             store.checkpoint(run).unlink(missing_ok=True)
         oldest = time.time() - _LEFTOVER_SECONDS
-        for pattern in (".*.driver", ".*.part"):
-            for path in store.folder.glob(pattern):
-                if path.stat().st_mtime < oldest:
-                    path.unlink(missing_ok=True)
+        for path in store.folder.glob(".*.part"):
+            if path.stat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
 
 
 def check_workers(workers: int | None) -> None:
@@ -189,8 +187,7 @@ def check_cluster(cluster: "str | distributed.Client | None") -> None:
         "choose the address of a Dask scheduler (such as tcp://host:8786), a distributed.Client, 'slurm', or nothing for "
         "this machine"
     )
-    address = rf"({_SCHEMES})://\S+|(\[[\da-fA-F:]+\]|[^\s:/]+):\d+"
-    if isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(address, cluster):
+    if isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(_ADDRESS, cluster):
         raise ValueError(f"unknown cluster {cluster!r}: {valid}")
     if cluster == "slurm":
         _require("dask_jobqueue")
@@ -209,111 +206,9 @@ def _require(module: str) -> ModuleType:
         ) from error
 
 
-def _units(missing: list[Run], device: str, workers: int) -> list[tuple[Run, ...]]:
-    """Which runs train together, so that every worker has some."""
-    return [(run,) for run in missing]
-
-
-def _train(unit: tuple[Run, ...], store: Store, device: str, report: Callable, keep: bool) -> list[Result | Exception]:
-    """Results of runs that train together, each stored at once if ``keep``; an exception where one failed alone."""
-    checkpoints = [store.checkpoint(run) for run in unit]
-    ended: dict[int, Result | Exception] = {}
-
-    def end(i: int, result: Result | Exception) -> None:
-        try:
-            if isinstance(result, Result):
-                if keep:
-                    store.put(result)
-                checkpoints[i].unlink(missing_ok=True)
-            ended[i] = result
-        except Exception as error:  # such as a full disk: the others may still fit
-            ended[i] = error
-
-    def progress(done: int, epochs: int) -> None:
-        for i, run in enumerate(unit):
-            if i not in ended:
-                report(run, done, epochs)
-
-    results = [runs.perform(unit[0], device, checkpoints[0], progress=progress)]
-    for i, result in enumerate(results):
-        if i not in ended:
-            end(i, result)
-    return [ended[i] for i in range(len(unit))]
-
-
-def attempt(
-    unit: tuple[Run, ...], store: Store, device: str, report: Callable[[Run, int, int], None], keep: bool = True
-) -> Iterator[Outcome]:
-    """Perform in this process what nobody else has in hand of ``unit``; yields how each of its runs ended.
-
-    Arguments:
-        unit: runs that train together; if that fails, each is tried alone.
-        report: called now and then with a run, its epochs done, and of how many.
-        keep: store the results.
-    """
-    with ExitStack() as claims:
-        mine = [run for run in unit if claims.enter_context(store.claim(run, False))]
-        outcomes = [Outcome(run, "busy") for run in unit if run not in mine]
-        found = {run: store.get(run) for run in mine}  # another process may have ended it just now
-        outcomes += [Outcome(run, "done", result) for run, result in found.items() if result]
-        left = tuple(run for run in mine if not found[run])
-        try:
-            for run, result in zip(left, _train(left, store, device, report, keep) if left else [], strict=True):
-                failed = isinstance(result, Exception)
-                error = "".join(traceback.format_exception(result)) if failed else ""
-                outcomes.append(Outcome(run, "failed", error=error) if failed else Outcome(run, "done", result))
-            left = ()
-        except Exception:
-            if len(left) == 1:
-                outcomes.append(Outcome(left[0], "failed", error=traceback.format_exc()))
-                left = ()
-    yield from outcomes
-    for run in left:
-        yield from attempt((run,), store, device, report, keep)
-
-
-def _loop(units: list[tuple[Run, ...]], store: Store, device: str, board: Progress) -> Iterator[Outcome]:
-    """All units in this process, one after the other."""
-
-    def report(run: Run, done: int, epochs: int) -> None:
-        board.advance(run.key, done, epochs)
-        board.show()
-
-    while units:
-        left, ended = [], False
-        for unit in units:
-            for run in unit:
-                board.advance(run.key)
-            busy = []
-            for outcome in attempt(unit, store, device, report):
-                if outcome.state == "busy":
-                    board.drop(outcome.run.key)
-                    busy.append(outcome.run)
-                else:
-                    ended = True
-                    yield outcome
-            if busy:
-                left.append(tuple(busy))  # still alike: if they are dropped, they train together
-        units, board.elsewhere = left, sum(map(len, left))
-        board.show()
-        if not ended:
-            time.sleep(POLL_SECONDS)
-
-
 def stored(runs: Iterable[Run], store: Store) -> list[Result]:
     """Those results of ``runs`` that ``store`` holds; nothing is performed."""
     return [result for run in runs if (result := store.get(run)) is not None]
-
-
-def complete(runs: Iterable[Run], store: Store) -> list[Result]:
-    """Stored results of those (recipe, method) groups of ``runs`` of which no run is missing.
-
-    A method with half of its seeds, or half of its search, would pass for a whole one.
-    """
-    groups: dict[tuple[str, str], list[Result | None]] = {}
-    for run in runs:
-        groups.setdefault((run.recipe, run.method), []).append(store.get(run))
-    return [result for group in groups.values() if None not in group for result in group]
 
 
 def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dict]:
@@ -345,26 +240,6 @@ def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dic
     return chosen
 
 
-def _train_order(result: Result) -> dict[str, float]:
-    if result.run.keep not in ("figure", "animation") or "code" not in result.arrays:
-        return {}
-    position = datasets.make(result.run.data, result.run.seed, **result.run.data_options).train_position
-    return {"train_order_breaks": float(order_breaks(torch.from_numpy(result.arrays["code"]), position))}
-
-
-def agreement(results: Iterable[Result], store: Store) -> str:
-    """One sentence: how far ``results`` repeat those that ``store`` holds of the same runs."""
-    pairs = [(result, other) for result in results if (other := store.get(result.run)) is not None]
-    if not pairs:
-        return "None of these runs is stored elsewhere."
-    same = sum(result.metrics == other.metrics for result, other in pairs)
-    furthest = max(abs(result.metrics["test_mse"] / other.metrics["test_mse"] - 1) for result, other in pairs)
-    return (
-        f"{len(pairs)} of these runs are also among the committed ones: {same} repeat them bit for bit; the largest "
-        f"relative difference of the test MSE is {furthest:.2g}."
-    )
-
-
 def frame(results: Iterable[Result]) -> "pandas.DataFrame":
     """One row per result: data, recipe, method, seed, its options and all metrics, and seconds.
 
@@ -381,3 +256,17 @@ def frame(results: Iterable[Result]) -> "pandas.DataFrame":
             for result in results
         ]
     )  # fmt: skip
+
+
+def _train_order(result: Result) -> dict[str, float]:
+    run = result.run
+    if run.keep not in ("figure", "animation") or "code" not in result.arrays:
+        return {}
+    position = _train_position(run.data, run.seed, json.dumps(run.data_options, sort_keys=True))
+    return {"train_order_breaks": float(order_breaks(torch.from_numpy(result.arrays["code"]), position))}
+
+
+@lru_cache(maxsize=1024)
+def _train_position(data: str, seed: int, options: str) -> Tensor:
+    """Positions of the training points; all methods share them."""
+    return datasets.make(data, seed, **json.loads(options)).train_position

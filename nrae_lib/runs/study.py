@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nrae_lib.core import methods
 from nrae_lib.data import datasets
 from nrae_lib.runs import grid
-from nrae_lib.runs.run import Result, Run, Store
+from nrae_lib.runs.run import Result, Run
+from nrae_lib.runs.store import Store
 
 if TYPE_CHECKING:
     import pandas

@@ -1,28 +1,28 @@
 """Loaded by the workers of tests: some runs do what no run should do.
 
-Every attempt is noted in the file $PERFORMED. Seeds from 100 on are not trained but act.
+Every attempt is noted in the file $PERFORMED. Seeds from 100 on are not trained but act. A folder whose name begins with
+"elsewhere" is not seen.
 """
 
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
-from tests.test_runs import small_result
 
-from nrae_lib import runs
 from nrae_lib.core import training
-from nrae_lib.runs import cluster
+from nrae_lib.runs import attempt
+from tests.runs.small import small_result
 
-RAISES, DIES, LEAVES, SHORT, SLOW, ENDLESS = 100, 101, 104, 110, 200, 300
-trained = runs.perform
-greet = cluster._greet
+RAISES, DIES, LEAVES, SHORT, SLOW, SAVES = 100, 101, 104, 110, 200, 250
+trained, is_dir = attempt.perform, Path.is_dir
 
 
 def perform(run, device="auto", checkpoint=None, progress=None):
     with open(os.environ["PERFORMED"], "a") as file:
-        file.write(f"{run.seed} {os.getpid()} {device}\n")
+        file.write(f"{run.seed} {os.getpid()} {checkpoint.parent}\n")
     if run.seed == RAISES:
         raise RuntimeError("poison")
     if run.seed == DIES:
@@ -36,31 +36,23 @@ def perform(run, device="auto", checkpoint=None, progress=None):
 
 
 def acted(run, checkpoint, progress):
-    """Like a training that saves itself at every step; a slow one takes a second and more."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    """Like a training that saves itself at every step, or from SAVES on only when it is told to end."""
     first = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
-    steps = 2 if run.seed < SLOW else 20 if run.seed < ENDLESS else 10**6
+    steps = 2 if run.seed < SLOW else 20 if run.seed < SAVES + 50 else 10**6
     for step in range(first, steps):
         if training.stop_event.is_set():
+            checkpoint.write_text(str(step))
             raise training.Interrupted(checkpoint)
         time.sleep(0.05)
-        checkpoint.write_text(str(step + 1))
+        if run.seed < SAVES:
+            checkpoint.write_text(str(step + 1))
         progress(step + 1, steps)
     result = small_result(run)
     result.metrics |= {"resumed_at": float(first), "threads": float(torch.get_num_threads())}
     return result
 
 
-def greet_blindly(folder, driver):
-    """As on a machine that does not see the store's folder."""
-    return {**greet(folder, driver), "shares": False}
-
-
-def perform_together(unit, device, checkpoints, progress, **_):
-    """One after the other: what they act does not vectorise."""
-    return [perform(run, device, path, progress) for run, path in zip(unit, checkpoints, strict=True)]
-
-
 def dask_setup(worker):
     """Called by Dask in a worker that preloads this module."""
-    runs.perform, runs.perform_together = perform, perform_together
+    attempt.perform = perform
+    Path.is_dir = lambda path: is_dir(path) and not path.name.startswith("elsewhere")

@@ -1,10 +1,7 @@
 """Runs, results and the store: stable keys, exact results, files that are never half-written."""
 
-import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -12,22 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from nrae_lib import paper, runs
 from nrae_lib.core import methods
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
-from nrae_lib.runs import Result, Run, Store, frame_epochs, grid, perform
-
-RUN = Run("sine", "nrae_l", Network((8,), 1), Optimization(3, 50), seed=0, data_options={"n_test": 100})
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def small_result(run=RUN, size=10):
-    return Result(
-        run, {"test_mse": 0.5}, [1.0, 0.5], {"curve": np.ones((size, 2), np.float32)}, 1.0, 3.0, {"torch": "x"}
-    )
+from nrae_lib.runs import Run, Store, code_state, perform
+from nrae_lib.runs.performing import frame_epochs
+from tests.runs.small import ROOT, RUN, processes, small_result
 
 
 def test_key_covers_everything_that_decides_the_result():
@@ -156,30 +144,24 @@ def test_result_under_a_wrong_name_is_not_believed(tmp_path):
     assert store.all() == []
 
 
-WRITER = """
-import sys
-sys.path.insert(0, {root!r})
-from tests.test_runs import RUN, small_result
-from nrae_lib.runs import Store
-print("ready", flush=True)
-while True:
-    Store(sys.argv[1]).put(small_result(size=200_000))
-"""
+def put_for_ever(folder, ready):
+    ready.set()
+    while True:
+        Store(folder).put(small_result(size=200_000))
 
 
 @pytest.mark.filterwarnings("error")
-def test_killed_while_storing_leaves_no_half_written_result(tmp_path):
+def test_killed_while_storing_leaves_no_half_written_result(tmp_path, start_process):
     """Kill a process that does nothing but store, at many random moments; a reader never sees a part."""
     store, moments = Store(tmp_path), random.Random(0)
-    script = WRITER.format(root=str(ROOT))
     seen = 0
     for _ in range(12):
-        writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
-        assert writer.stdout.readline() == b"ready\n"
+        ready = processes.Event()
+        writer = start_process(put_for_ever, tmp_path, ready)
+        ready.wait()
         time.sleep(moments.uniform(0, 0.15))
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
+        writer.kill()
+        writer.join()
         result = store.get(RUN)  # a damaged file would warn: an error here
         seen += result is not None
         if result is not None:
@@ -196,19 +178,14 @@ def put_many(folder, start):
 
 
 @pytest.mark.filterwarnings("error")
-def test_two_processes_that_store_the_same_key_at_once_leave_one_valid_file(tmp_path):
-    context = multiprocessing.get_context("fork")
-    start = context.Event()
-    writers = [context.Process(target=put_many, args=(tmp_path, start)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
+def test_two_processes_that_store_the_same_key_at_once_leave_one_valid_file(tmp_path, start_process):
+    start = processes.Event()
+    writers = [start_process(put_many, tmp_path, start) for _ in range(2)]
     start.set()
     store = Store(tmp_path)
     while any(writer.is_alive() for writer in writers):
         store.get(RUN)  # never a part, at any moment
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
+    assert [writer.exitcode for writer in writers] == [0, 0]
     assert store.get(RUN).arrays["curve"].shape == (39_000, 2)
     assert [path.name for path in tmp_path.iterdir()] == [f"{RUN.key}.npz"]
 
@@ -228,11 +205,41 @@ def test_an_edit_of_the_library_leaves_quick_results_behind(monkeypatch, tmp_pat
     """What an edit may have changed is computed again; committed results stay where they are."""
     monkeypatch.setenv("NRAE_RESULTS", str(tmp_path))
     before = Store.of("quick", "sine").folder
-    runs.code_state.cache_clear()
+    code_state.cache_clear()
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "latent.py"))
     assert Store.of("quick", "sine").folder != before
-    runs.code_state.cache_clear()
+    code_state.cache_clear()
+
+
+def test_an_added_image_set_leaves_only_its_own_quick_results_behind(monkeypatch, tmp_path):
+    monkeypatch.setenv("NRAE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("NRAE_DATA", str(tmp_path))
+    digits = replace(RUN, data="mnist", network=Network((8,), 2), data_options={"n_train": 20}, keep="metrics")
+    store, committed = Store.of("quick", "sine"), Store(tmp_path / "committed")
+    for run in (RUN, digits):
+        store.put(small_result(run))
+        committed.put(small_result(run))
+    np.savez(tmp_path / "mnist.npz", train_images=np.zeros((1, 28, 28), np.uint8))
+    assert store.get(RUN) is not None and store.get(digits) is None
+    assert [result.run for result in store.all()] == [RUN]
+    assert {result.run for result in committed.all()} == {RUN, digits}
+    store.put(small_result(digits))
+    assert store.get(digits) is not None
+    with store.claim(RUN, False) as first, store.claim(RUN, False) as second:
+        assert first and not second
+
+
+def name_modules(path):
+    perform(replace(RUN, keep="animation"), "cpu")
+    path.write_text(" ".join(sys.modules))
+
+
+def test_the_state_of_the_code_covers_every_module_that_performing_a_run_imports(tmp_path, start_process):
+    start_process(name_modules, tmp_path / "modules").join()
+    names = [name.split(".") for name in (tmp_path / "modules").read_text().split() if name.startswith("nrae_lib.")]
+    assert ["nrae_lib", "core", "training", "loop"] in names
+    assert {name[1] for name in names} == {"core", "data", "runs"}
 
 
 def test_a_model_that_diverged_in_its_last_step_is_not_a_result():
@@ -241,56 +248,7 @@ def test_a_model_that_diverged_in_its_last_step_is_not_a_result():
             perform(replace(RUN, method=name, optimization=Optimization(1, 50, 1e38)), "cpu")
 
 
-def committed():
-    """A few full-scale results, cheap to train again: the plain and the quadratic method on the Swiss roll."""
-    results = Store(ROOT / "results" / "swissroll").all()
-    return [one for one in results if (one.run.method, one.run.recipe, one.run.seed) in
-            {("ae", "paper", 0), ("nrae_q", "paper_elu", 0), ("nrae_l", "released", 1)}]  # fmt: skip
-
-
-@pytest.mark.slow
-def test_committed_results_still_hold():
-    """Training is chaotic across machines, so the metric must lie within the committed seeds' own range, widened
-    by half; on the machine that made them it is equal."""
-    chosen = committed()
-    if not (ROOT / "results").is_dir():
-        pytest.skip("this copy has no committed results")
-    assert len(chosen) == 3
-    everything = Store(ROOT / "results" / "swissroll").all()
-    for old in chosen:
-        new = perform(old.run, "cpu")
-        assert new.provenance["fingerprint"] == old.provenance["fingerprint"]
-        peers = [one.metrics["test_mse"] for one in everything if one.run.keep != "metrics"
-                 and (one.run.method, one.run.recipe) == (old.run.method, old.run.recipe)]  # fmt: skip
-        assert len(peers) >= 5
-        assert min(peers) / 1.5 <= new.metrics["test_mse"] <= max(peers) * 1.5
-        assert torch.isfinite(torch.tensor(new.history)).all()
-
-
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", 3, ""])
 def test_a_device_that_is_not_there_is_one_sentence(device):
     with pytest.raises(ValueError, match="cannot be used: choose auto"):
         perform(RUN, device)
-
-
-@pytest.mark.parametrize(
-    ("experiment", "pages"), [("sine", ("fig4_sine", "table1_sine")), ("swissroll", ("fig7_swissroll",))]
-)
-def test_committed_results_leave_no_claim_without_runs(experiment, pages):
-    pytest.importorskip("pandas")
-    if not (ROOT / "results").is_dir():
-        pytest.skip("this copy has no committed results")
-    results = Store(ROOT / "results" / experiment).all()
-    assert len(results) == len(list((ROOT / "results" / experiment).glob("*.npz"))), "files of an older key or meaning"
-    frame = grid.frame([one for one in results if one.run.keep != "metrics"])
-    for page in pages:
-        for verdict in paper.judge(page, frame, "paper", tuple(frame.recipe.unique())):
-            assert verdict.status != "not run", (
-                f"{verdict.claim.identifier} under {verdict.recipe}: {verdict.statistics}"
-            )
-    searched = [one.run for one in results if one.run.keep == "metrics"]
-    for method in {run.method for run in searched}:
-        tried = [run.method_options for run in searched if run.method == method]
-        assert all(options in tried for options in methods.get(method).candidates()), (
-            f"the search of {method} is incomplete"
-        )

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from nrae_lib.core import measures
 from nrae_lib.data.datasets import Dataset
-from nrae_lib.runs.views.common import decode, encode
-from nrae_lib.runs.views.images import as_bytes
+from nrae_lib.runs.views.images import as_bytes, decode, encode
 
 _PATH_POINTS = 61
 
@@ -19,19 +18,18 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     """Whether the codes run along the family in the right order, on a line (m = 1) or on the unit circle (m = 2).
 
     Positions of a circle are angles in degrees. If they cover a full turn, the family is closed and the right code
-    winds once around the circle (:func:`nrae_lib.core.measures.circular_breaks`). If they cover less, the family is an open
-    curve: the right code runs along the circle without a retreat (:func:`nrae_lib.core.measures.order_breaks` of the angle,
-    followed across the cut at π) and through at most one turn.
+    winds once around the circle (:func:`nrae_lib.core.measures.circular_breaks`). If they cover less, the right code runs
+    along the circle without a retreat (:func:`nrae_lib.core.measures.order_breaks` of the angle, followed across the cut
+    at π) and through at most one turn.
 
     Returns:
-        metrics on a line: rank_correlation, train_rank_correlation, order_breaks, train_order_breaks; on a circle:
-        circular_correlation, winding_number, circular_breaks, each also with the prefix ``train_``; an open family's
-        winding number is the fraction of a turn between its first and last code, with its sign. In both cases
-        neighbor_breaks, the discontinuities among the training points in the order of the code. Arrays: code
-        (N, m) and test_code (M, m) with position and test_position; sequence (N,), the training points in the order of
-        the code; decoded (N, ...) uint8, their decodings in this order; breaks, the places i whose successor i + 1 lies
-        beyond a discontinuity; path_code (61, m), evenly spaced codes over the training codes' range, and path (61, ...)
-        uint8, their decodings.
+        metrics on a line rank_correlation and order_breaks; on a circle circular_correlation, circular_breaks and
+        winding_number (of an open family the fraction of a turn between its first and last code, with its sign); each
+        also with the prefix ``train_``; neighbor_breaks, the discontinuities among the training points in the order of
+        the code. Arrays: code (N, m) and test_code (M, m) with position and test_position; sequence (N,), the training
+        points in the order of the code; decoded (N, ...) uint8, their decodings in this order; breaks, the places i whose
+        successor i + 1 lies beyond a discontinuity; path_code (61, m), evenly spaced codes over the training codes' range,
+        and path (61, ...) uint8, their decodings.
 
     Raises:
         ValueError: if the data has no positions, or the codes are neither on a line nor in the plane.

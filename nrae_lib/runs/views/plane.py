@@ -1,4 +1,6 @@
-"""Images decoded from a regular grid of a normalized two-dimensional latent space (Figures 5 and 6)."""
+"""What is decoded from a regular grid over the latent plane, and the curvature of the decoded surface (Figures 5 and 6)."""
+
+import copy
 
 import numpy as np
 import torch
@@ -6,13 +8,12 @@ from torch import Tensor, nn
 
 from nrae_lib.core import measures
 from nrae_lib.data.datasets import Dataset
-from nrae_lib.runs.views.common import decode, encode
-from nrae_lib.runs.views.images import as_bytes
+from nrae_lib.runs.views.images import as_bytes, decode, encode
 
 # Half a side of the grid, in standard deviations of the training codes: evenly drawn codes reach 1.7.
 REACH = 2.0
-_GRID_POINTS = 19  # every second is kept as a picture, both ends among them
-_SHOWN_CODES = 1000
+_GRID_POINTS, _FIELD_POINTS = 19, 32  # of the former every second is kept as a picture, both ends among them
+_SHOWN_CODES, _CURVATURE_CODES = 1000, 500
 
 
 class Whitened:
@@ -55,21 +56,16 @@ def grid_near(coordinates: Tensor, points: int) -> tuple[Tensor, Tensor]:
     side = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), 2).flip(0)
     step = float(side[1] - side[0])
-    near = torch.stack([torch.cdist(row, coordinates).amin(1) <= step for row in grid])
-    return grid, near
+    return grid, torch.stack([torch.cdist(row, coordinates).amin(1) <= step for row in grid])
 
 
-def some(count: int, most: int) -> Tensor:
+def _some(count: int, most: int) -> Tensor:
     """At most ``most`` evenly spaced numbers of 0 to ``count`` - 1."""
     return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).long()
 
 
-def whitened_codes(model: nn.Module, data: Dataset, view: str) -> tuple[Whitened, Tensor]:
-    """The whitened latent plane of the training codes, and these codes in it.
-
-    Raises:
-        ValueError: if the codes are not in the plane.
-    """
+def _whitened(model: nn.Module, data: Dataset, view: str) -> tuple[Whitened, Tensor]:
+    """The whitened latent plane of the training codes, and these codes in it."""
     codes = encode(model, data.train)
     if codes.shape[1] != 2:
         raise ValueError(f"the view {view!r} needs codes in the plane (latent_dim 2), not {codes.shape[1]}")
@@ -92,7 +88,7 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
     Raises:
         ValueError: if the codes are not in the plane.
     """
-    plane, coordinates = whitened_codes(model, data, "latent_grid")
+    plane, coordinates = _whitened(model, data, "latent_grid")
     grid, near = grid_near(coordinates, _GRID_POINTS)
     places = plane.codes(grid.flatten(0, 1)).to(next(model.parameters()).dtype)
     images = decode(model, places, data.train[0].numel()).unflatten(0, grid.shape[:2])
@@ -100,7 +96,7 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
         "grid_roughness": measures.grid_smoothness(images),
         "data_roughness": measures.grid_smoothness(images, near),
     }
-    shown = some(len(coordinates), _SHOWN_CODES)
+    shown = _some(len(coordinates), _SHOWN_CODES)
     arrays = {
         "grid": as_bytes(images[::2, ::2]),
         "near": near[::2, ::2].numpy(),
@@ -114,3 +110,38 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
 def latent_scores(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The metrics of ``latent_grid`` without its pictures."""
     return latent_grid(model, data)[0], {}
+
+
+@torch.no_grad()
+def curvature(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scalar curvature of the decoded surface where the training codes are; in float64, as its formula asks.
+
+    Curvature does not depend on the coordinates of the latent plane; whitened ones only say where the field is drawn.
+    Its unit is 1 / (unit of the images)², with the norm over all their values.
+
+    Returns:
+        metrics curvature, the median of ``abs(R)`` over 500 evenly chosen training codes, log10_curvature, its logarithm,
+        and field_curvature, the median over the part of the grid where a training code lies within one step of it. Places
+        where the decoder is no immersion are left out. Arrays: field (32, 32) float32, R on the grid, row by row from
+        above, NaN elsewhere; code (at most 500, 2), whitened, and code_curvature (at most 500,).
+
+    Raises:
+        ValueError: if the codes are not in the plane.
+    """
+    plane, coordinates = _whitened(model, data, "curvature")
+    decoder = copy.deepcopy(model.decoder).double()
+    device = next(model.parameters()).device
+    shown = coordinates[_some(len(coordinates), _CURVATURE_CODES)]
+    grid, near = grid_near(coordinates, _FIELD_POINTS)
+    field = torch.full(near.shape, torch.nan, dtype=torch.float64)
+    at_codes, field[near] = (
+        measures.scalar_curvature(decoder, plane.codes(places).to(device)).cpu() for places in (shown, grid[near])
+    )
+    median = float(at_codes.abs().nanquantile(0.5))
+    metrics = {
+        "curvature": median,
+        "log10_curvature": float(np.log10(max(median, np.finfo(np.float64).tiny))),
+        "field_curvature": float(field.abs().nanquantile(0.5)),
+    }
+    arrays = {"field": field, "code": shown, "code_curvature": at_codes}
+    return metrics, {name: value.numpy().astype(np.float32) for name, value in arrays.items()}

@@ -1,0 +1,182 @@
+"""Performing a run: data, model, training, measures; and where and with what it was done."""
+
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from nrae_lib.core import __version__, measures, methods
+from nrae_lib.core.training import fit
+from nrae_lib.data import datasets
+from nrae_lib.runs.run import Result, Run
+from nrae_lib.runs.store import Store, project_root
+from nrae_lib.runs.views import VIEWS, WITH_WEIGHTS, learned_curve
+
+_FRAMES, _FRAME_POINTS = 40, 128
+
+
+def perform(
+    run: Run, device: str = "auto", checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> Result:
+    """Train and measure ``run``.
+
+    Arguments:
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        checkpoint: see :func:`nrae_lib.core.training.fit`.
+        progress: called a few times per second with the number of epochs done and of all epochs.
+
+    Raises:
+        ValueError: for a device that this machine does not have, or data too small for the method.
+        FloatingPointError: if the loss or a measure of the trained model is not finite.
+    """
+    device = find_device(device)
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    data = datasets.make(run.data, run.seed, **run.data_options)
+    train = data.train.to(device)
+    objective = methods.get(run.method).configure(**run.method_options)
+    model = objective.build(run.network, tuple(data.train.shape[1:]), run.seed).to(device)
+    epochs = run.optimization.epochs
+    shown = frame_epochs(epochs) if run.keep == "animation" else ()
+    trained = fit(
+        model, objective, train, run.optimization, run.seed, shown,
+        lambda model: learned_curve(model, train, _FRAME_POINTS), checkpoint,
+        progress=progress and (lambda done, loss: progress(done, epochs)),
+        validation=data.validation if run.optimization.patience else None,
+    )  # fmt: skip
+
+    metrics, arrays = _measure(model, data, run.keep)
+    if not all(map(math.isfinite, metrics.values())):
+        raise FloatingPointError("a measure of the trained model is not finite: lower the learning rate")
+    if trained.frames:
+        arrays["frames"] = torch.stack(trained.frames).cpu().numpy().astype(np.float16)
+        arrays["frame_epochs"] = np.array(shown[: len(trained.frames)])
+    loss = trained.loss.cpu()
+    if trained.validation:
+        metrics["best_epoch"], metrics["epochs"] = float(trained.best_epoch), float(len(loss))
+    history = loss[torch.linspace(0, len(loss) - 1, min(len(loss), 200)).long()].tolist()
+    provenance = {"device": device_name(device), "fingerprint": data.fingerprint, **environment()}
+    if device.startswith("cuda"):
+        provenance["peak_memory"] = f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB"
+    weights = None
+    if run.keep in WITH_WEIGHTS:
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    steps_per_second = trained.steps / max(trained.seconds, 1e-9)
+    return Result(run, metrics, history, arrays, trained.seconds, steps_per_second, provenance, weights)
+
+
+def _measure(model: nn.Module, data: datasets.Dataset, keep: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    metrics = {
+        "train_mse": measures.mean_squared_error(model, data.train),
+        "test_mse": measures.mean_squared_error(model, data.test),
+    }
+    if data.validation is not None:
+        metrics["validation_mse"] = measures.mean_squared_error(model, data.validation)
+    found, arrays = VIEWS[keep](model, data)
+    return metrics | found, arrays
+
+
+def frame_epochs(epochs: int) -> tuple[int, ...]:
+    """About 40 epochs of an animation, dense at the start, where the curve moves most."""
+    fractions = torch.linspace(0, 1, _FRAMES, dtype=torch.float64) ** 2
+    return tuple(sorted({round(float(fraction) * epochs) for fraction in fractions}))
+
+
+def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
+    """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not here.
+
+    Raises:
+        ValueError: if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does not
+            repeat the stored result, which stays as it is.
+    """
+    if run.keep not in WITH_WEIGHTS:
+        raise ValueError(f"weights are kept for keep={' or '.join(map(repr, WITH_WEIGHTS))}, not {run.keep!r}")
+    with store.claim(run, wait=True):
+        weights = store.weights(run)
+        if weights is None:
+            known, result = store.get(run), perform(run, device, store.checkpoint(run))
+            if known is not None and known.metrics != result.metrics:
+                raise ValueError(
+                    f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers: "
+                    f"measure it on the machine that trained it ({known.provenance.get('device', 'unknown')})"
+                )
+            if known is None:
+                store.put(result)
+            else:  # a committed result keeps its bytes: where, when and how fast it was trained
+                store.put_weights(result)
+            store.checkpoint(run).unlink(missing_ok=True)
+            weights = result.weights
+    shape = tuple(datasets.make(run.data, run.seed, **run.data_options).train.shape[1:])
+    model = methods.get(run.method).configure(**run.method_options).build(run.network, shape, run.seed)
+    model.load_state_dict(weights)
+    return model.to(find_device(device)).eval()
+
+
+def check_device(device: str) -> None:
+    """Stop with one sentence if ``device`` is neither "auto" nor a device of this machine."""
+    if device == "auto":
+        return
+    try:
+        torch.empty(0, device=str(device))
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        there = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu (there is no CUDA device here)"
+        raise ValueError(f"device {device!r} cannot be used: choose {there}") from error
+
+
+def find_device(device: str) -> str:
+    """``device`` itself, or for "auto" the GPU if there is one.
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
+    check_device(device)
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name(device: str) -> str:
+    """The device's own name, for provenance."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"CPU ({line.split(':', 1)[1].strip()})"
+    except OSError:
+        pass
+    return f"CPU ({platform.processor() or platform.machine()})"
+
+
+def environment() -> dict[str, str]:
+    """Versions, threads, commit and date, for provenance."""
+    return {
+        "nrae_lib": __version__,
+        "torch": torch.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "threads": str(torch.get_num_threads()),
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+@cache
+def _commit() -> str:
+    """The checkout's commit, with a mark if the library differs from it; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + (" + uncommitted changes" if git("status", "--porcelain", "--", "nrae_lib") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
