@@ -367,7 +367,7 @@ def verdicts(items):
     """Display one box per claim of the paper: the claim, what was found, and by which preset.
 
     Arguments:
-        items: objects with claim (identifier, paper, section, text), recipe, status, statistics and preset.
+        items: objects with claim (identifier, paper, section, text), condition, status, statistics and preset.
 
     Raises:
         ValueError: an unknown status.
@@ -384,10 +384,10 @@ def verdicts_html(items):
         symbol, colour = _VERDICTS[item.status]
         claim = item.claim
         boxes.append(
-            f'<div class="nrae-verdict" id="claim-{_text(claim.identifier)}-{_text(item.recipe)}" style="{_BOX.format(colour=colour)}">'
+            f'<div class="nrae-verdict" id="claim-{_text(claim.identifier)}-{_text(item.condition)}" style="{_BOX.format(colour=colour)}">'
             f'<div><span aria-hidden="true" style="color:{colour};font-weight:700">{symbol}</span>'
             f" <strong>{_text(item.status.capitalize())}</strong>"
-            f' <span style="opacity:.8">(recipe {_text(item.recipe)}, preset {_text(item.preset)};'
+            f' <span style="opacity:.8">({_text(item.condition)}, preset {_text(item.preset)};'
             f" {_text(claim.paper)}, {_text(claim.section)})</span></div>"
             f'<div style="margin:.25em 0">Claim: {_text(claim.text)}</div>'
             f"<div>{_text(item.statistics)}</div></div>"

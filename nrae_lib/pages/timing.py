@@ -677,19 +677,19 @@ def times_of(steps: dict[str, dict]) -> Times:
 
 
 def step_frame(steps: dict[str, dict]):
-    """What verdicts on Table 1 need: a DataFrame of recipe, method, seed (the round), ratio and topoae_ratio.
+    """What verdicts on Table 1 need: a DataFrame of condition, method, seed (the round), ratio and topoae_ratio.
 
-    Recipe "library" is over this library's AE, "plain" over AE as PyTorch runs it, "released" the released formulation
+    Condition "library" is over this library's AE, "plain" over AE as PyTorch runs it, "released" the released formulation
     over AE, both with PyTorch's default Adam. ``topoae_ratio`` is TopoAE's time over the method's.
     """
     import pandas
 
     times = times_of(steps)
-    recipes = {"library": ("ae", ""), "plain": (PLAIN, ""), "released": (f"ae, {RELEASED}", f", {RELEASED}")}
+    conditions = {"library": ("ae", ""), "plain": (PLAIN, ""), "released": (f"ae, {RELEASED}", f", {RELEASED}")}
     return pandas.DataFrame(
         [
-            {"recipe": recipe, "method": method, "seed": number, "ratio": ratio, "topoae_ratio": topoae_ratio}
-            for recipe, (below, suffix) in recipes.items()
+            {"condition": condition, "method": method, "seed": number, "ratio": ratio, "topoae_ratio": topoae_ratio}
+            for condition, (below, suffix) in conditions.items()
             for method in methods.CATALOGUE
             if {below, method + suffix} <= times.seconds.keys()
             for number, (ratio, topoae_ratio) in enumerate(
@@ -702,15 +702,15 @@ def step_frame(steps: dict[str, dict]):
                 )
             )
         ],
-        columns=["recipe", "method", "seed", "ratio", "topoae_ratio"],
+        columns=["condition", "method", "seed", "ratio", "topoae_ratio"],
     )
 
 
 def scaling_frame(measured: dict):
-    """What verdicts on Figure 1 need: a DataFrame of recipe, method, seed (the round), d_growth, k_growth, k_exponent.
+    """What verdicts on Figure 1 need: a DataFrame of condition, method, seed (the round), d_growth, k_growth, k_exponent.
 
     Growth is the time at the largest value over that at the smallest, for D relative to AE's at the same D. The exponent
-    is that of k in what a step takes beyond AE's, between the two largest k. Recipes: "library"; for CAE "exact",
+    is that of k in what a step takes beyond AE's, between the two largest k. Conditions: "library"; for CAE "exact",
     "estimate" and "full_jacobian".
     """
     import pandas
@@ -722,18 +722,18 @@ def scaling_frame(measured: dict):
             if len(lists) > 1:
                 yield name, np.array(lists)
 
-    def put(name: str, column: str, numbers: np.ndarray, recipe: str = "library") -> None:
+    def put(name: str, column: str, numbers: np.ndarray, condition: str = "library") -> None:
         method, _, form = name.partition(", ")
-        recipe = recipe if method != "cae" or recipe != "library" else form or "exact"
+        condition = condition if method != "cae" or condition != "library" else form or "exact"
         for number, value in enumerate(numbers):
-            key = recipe, method, number
-            found.setdefault(key, dict(zip(("recipe", "method", "seed"), key, strict=True)))[column] = value
+            key = condition, method, number
+            found.setdefault(key, dict(zip(("condition", "method", "seed"), key, strict=True)))[column] = value
 
-    for part, recipe in (("dimensions", "library"), ("full_jacobian", "full_jacobian")):
+    for part, condition in (("dimensions", "library"), ("full_jacobian", "full_jacobian")):
         times = dict(rows(part))
         for name, lists in times.items():
             if name != "ae":
-                put(name, "d_growth", (lists[-1] / times["ae"][-1]) / (lists[0] / times["ae"][0]), recipe)
+                put(name, "d_growth", (lists[-1] / times["ae"][-1]) / (lists[0] / times["ae"][0]), condition)
     times = dict(rows("neighbors"))
     for name, lists in times.items():
         put(name, "k_growth", lists[-1] / lists[0])
@@ -741,5 +741,5 @@ def scaling_frame(measured: dict):
             k = measured["neighbors"]["values"]
             extra = np.clip(lists - times["ae"], 1e-3, None)
             put(name, "k_exponent", np.log(extra[-1] / extra[-2]) / np.log(k[-1] / k[-2]))
-    columns = ["recipe", "method", "seed", "d_growth", "k_growth", "k_exponent"]
+    columns = ["condition", "method", "seed", "d_growth", "k_growth", "k_exponent"]
     return pandas.DataFrame(list(found.values()), columns=columns)

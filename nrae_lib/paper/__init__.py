@@ -3,7 +3,7 @@
 The numbers are those printed in the papers, one row each, in ``nrae.csv``, ``iae.csv`` and ``eae.csv``.
 
 A verdict needs at least six seeds (noise draws) of every method it compares, three where it rests on t-tests of images'
-errors (five runs is what the paper has there), and uses tests at level α = 0.05:
+errors (five runs is what the paper has there), and uses the tests of ``paper.rules`` at level α = 0.05:
 
 - *lower error*, *higher PSNR or ELBO*, *closer to the truth*: one-sided Welch t-tests against every rival.
 - *lower than most*: that a majority of the Welch tests against the rivals point to real differences (partial conjunction), at
@@ -28,73 +28,58 @@ errors (five runs is what the paper has there), and uses tests at level α = 0.0
 
 from typing import TYPE_CHECKING
 
-from nrae_lib.paper import curves, digits, images, runtime, tables, toys
-from nrae_lib.paper.printed import PAPERS, Value, values
-from nrae_lib.paper.rules import (
-    ALPHA,
-    FEWEST_FOR_T_TESTS,
-    FEWEST_SEEDS,
-    MARGIN,
-    STATUSES,
-    between,
-    equal,
-    higher,
-    lower,
-    printed_value,
-    rate,
-    sign,
-    succeeds_where_other_fails,
-    trimmed,
-)
-from nrae_lib.paper.stored import agree, load, save
-from nrae_lib.paper.verdicts import Claim, Verdict
+from nrae_lib.paper import figures, images, rules, runtime, tables
+from nrae_lib.paper.printed import Value, values
+from nrae_lib.paper.rules import STATUSES, trimmed
+from nrae_lib.paper.verdicts import Claim, Verdict, agree, load, save
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "ALPHA", "CLAIMS", "FEWEST_FOR_T_TESTS", "FEWEST_SEEDS", "MARGIN", "PAPERS", "STATUSES", "Claim", "Value", "Verdict", "agree",
-    "between", "equal", "higher", "judge", "load", "lower", "printed_value", "rate", "save", "sign", "succeeds_where_other_fails",
-    "trimmed", "values",
-]  # fmt: skip
+    "CLAIMS",
+    "STATUSES",
+    "Claim",
+    "Value",
+    "Verdict",
+    "agree",
+    "judge",
+    "load",
+    "rules",
+    "save",
+    "trimmed",
+    "values",
+]
 
-CLAIMS: tuple[Claim, ...] = (
-    *curves.CLAIMS,
-    *digits.CLAIMS,
-    *images.CLAIMS,
-    *runtime.CLAIMS,
-    *toys.CLAIMS,
-    *tables.CLAIMS,
-)
+CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *tables.CLAIMS)
 
 
-def judge(page: str, frame: "pandas.DataFrame", preset: str, recipes: tuple[str, ...]) -> list[Verdict]:
-    """Verdicts on all claims of ``page`` under each of ``recipes``, in the catalogue's order.
+def judge(page: str, frame: "pandas.DataFrame", preset: str, conditions: tuple[str, ...]) -> list[Verdict]:
+    """Verdicts on all claims of ``page`` under each of ``conditions``, in the catalogue's order.
 
-    Too few seeds make a verdict "inconclusive", missing methods "not run".
+    Too few seeds make a verdict "inconclusive", missing methods, and missing runs of some seeds, "not run".
+
+    Arguments:
+        frame: one row per run, with condition, method, seed and the measures; perhaps empty.
 
     Raises:
-        ValueError: if a method has two rows for one recipe and seed.
+        ValueError: if a method has two rows for one condition and seed.
     """
-    if len(frame) and frame.duplicated(["recipe", "method", "seed"]).any():
-        twice = frame[frame.duplicated(["recipe", "method", "seed"])].iloc[0]
-        raise ValueError(f"two results of {twice.method}, recipe {twice.recipe}, seed {twice.seed}: which one counts?")
+    if len(frame) and (twice := frame.duplicated(["condition", "method", "seed"])).any():
+        one = frame[twice].iloc[0]
+        raise ValueError(f"two results of {one.method}, condition {one.condition}, seed {one.seed}: which one counts?")
     verdicts = []
-    for claim in CLAIMS:
-        for recipe in recipes:
-            if claim.page != page or recipe not in (claim.recipes or recipes):
-                continue
-            rows = frame[frame.recipe == recipe] if len(frame) else frame
-            counts = {method: int((rows.method == method).sum()) if len(rows) else 0 for method in claim.needs}
-            absent = [method for method, count in counts.items() if count == 0]
-            if absent:
-                status, statistics = "not run", f"no runs of {', '.join(absent)} under this recipe."
-            elif min(counts.values()) < claim.fewest:
-                status, statistics = (
-                    "inconclusive",
-                    f"{min(counts.values())} {claim.unit}(s); at least {claim.fewest} decide.",
-                )
+    for claim in (claim for claim in CLAIMS if claim.page == page):
+        for condition in (name for name in conditions if name in (claim.conditions or conditions)):
+            rows = frame[frame.condition == condition] if len(frame) else frame
+            counts = {method: int((rows.method == method).sum()) if len(rows) else 0 for method in claim.rule.needs}
+            fewest = min(counts.values())
+            if not fewest:
+                absent = ", ".join(method for method, count in counts.items() if not count)
+                status, statistics = "not run", f"no runs of {absent} under this condition."
+            elif fewest < claim.fewest:
+                status, statistics = "inconclusive", f"{fewest} {claim.unit}(s); at least {claim.fewest} decide."
             else:
                 status, statistics = claim.rule(rows)
-            verdicts.append(Verdict(claim, recipe, preset, status, statistics))
+            verdicts.append(Verdict(claim, condition, preset, status, statistics))
     return verdicts

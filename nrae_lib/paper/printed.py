@@ -1,9 +1,11 @@
-"""The papers' own numbers, as printed."""
+"""The papers' own numbers and names, as printed."""
 
 import csv
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from nrae_lib.core import methods
 
 PAPERS = ("nrae", "iae", "eae")
 
@@ -33,13 +35,19 @@ def values(paper: str, table: str, dataset: str, size: str = "") -> tuple[Value,
     if paper not in PAPERS:
         raise ValueError(f"unknown paper {paper!r}: choose one of {', '.join(PAPERS)}")
     with open(Path(__file__).parent / f"{paper}.csv", newline="", encoding="utf-8") as file:
-        rows = [list(row.values()) for row in csv.DictReader(file)]
+        _, *rows = csv.reader(file)
     found = tuple(
         Value(method, metric, float(value), float(error) if error else None, note)
-        for where, what, which, method, metric, value, error, note in rows
-        if (where, what, which) == (table, dataset, size)
+        for *where, method, metric, value, error, note in rows
+        if where == [table, dataset, size]
     )
     if not found:
         tables = sorted({"/".join(filter(None, row[:3])) for row in rows})
         raise ValueError(f"no numbers for {table}/{dataset}/{size} in {paper}: choose among {', '.join(tables)}")
     return found
+
+
+def spelled(*names: str) -> str:
+    """Methods in the paper's spelling: "NRAE-L" of "nrae_l", "AE and DAE" of two."""
+    *first, last = (methods.get(name).title for name in names)
+    return " and ".join([", ".join(first), last]) if first else last

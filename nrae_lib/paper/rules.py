@@ -1,10 +1,18 @@
-"""The rules that decide about a claim: functions that return frame -> (status, statistics in one sentence)."""
+"""The rules that decide about a claim.
 
-import math
+A frame has one row per run, with method, seed and the measures. A run that is missing, or whose number is not finite, makes
+every rule that compares its method "not run": it never helps a claim.
+"""
+
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from nrae_lib.paper.printed import values
+import numpy as np
+from scipy import special, stats
+
+from nrae_lib.paper.printed import Value
 
 if TYPE_CHECKING:
     import pandas
@@ -17,53 +25,108 @@ FEWEST_SEEDS = 6
 FEWEST_FOR_T_TESTS = 3
 STATUSES = ("reproduced", "not reproduced", "inconclusive", "not run")
 
-
-def _of(frame: "pandas.DataFrame", method: str, metric: str):
-    return frame[frame.method == method].sort_values("seed")[metric].to_numpy(dtype=float)
+_ROUNDING = 1e-12  # relative: numbers that differ by less are equal
 
 
-def _pairs(frame: "pandas.DataFrame", metric: str, first: str, second: str):
-    """The metric of two methods on the seeds that both have, in the same order."""
-    ours, theirs = (frame[frame.method == method].set_index("seed")[metric] for method in (first, second))
-    shared = sorted(set(ours.index) & set(theirs.index))
-    return ours[shared].to_numpy(dtype=float), theirs[shared].to_numpy(dtype=float)
+class _Missing(Exception):
+    """A number that a rule needs is not there."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A function of the frame of one condition, and the methods it ``needs``: (status, statistics in one sentence)."""
+
+    needs: tuple[str, ...]
+    judge: Callable[["pandas.DataFrame"], tuple[str, str]]
+
+    def __call__(self, frame: "pandas.DataFrame") -> tuple[str, str]:
+        try:
+            return self.judge(frame)
+        except _Missing as missing:
+            return "not run", f"{missing}."
+
+
+def _of(frame: "pandas.DataFrame", metric: str, *methods: str) -> dict[str, np.ndarray]:
+    """The metric of every one of ``methods`` on the seeds of all their runs, in the same order."""
+    if metric not in frame:
+        raise _Missing(f"{metric} was not measured here")
+    names, seeds, numbers = (
+        column.to_numpy() for _, column in frame.sort_values("seed")[["method", "seed", metric]].items()
+    )
+    found = {method: numbers[names == method].astype(float) for method in methods}
+    count = len({seed for name, seed in zip(names, seeds, strict=True) if name in found})
+    lacking = [name for name, each in found.items() if not each.size == count > 0 or not np.isfinite(each).all()]
+    if lacking:
+        raise _Missing(f"{metric} of {', '.join(lacking)} is missing in some run")
+    return found
+
+
+def _t_tests(ours: np.ndarray, theirs: np.ndarray | float) -> tuple[float, float]:
+    """p-values that ``ours`` has a lower, and a higher, mean than ``theirs``, numbers (Welch's test) or one number.
+
+    Without any spread there is nothing to test: the means decide, and a tie decides nothing.
+    """
+    rounding = _ROUNDING * max(np.abs(ours).max(), np.abs(theirs).max())
+    if ours.std() + np.std(theirs) <= rounding:
+        difference = ours.mean() - np.mean(theirs)
+        return float(difference >= -rounding), float(difference <= rounding)
+    test = partial(stats.ttest_ind, equal_var=False) if np.ndim(theirs) else stats.ttest_1samp
+    found = test(ours, theirs)
+    return tuple(float(special.stdtr(found.df, side * found.statistic)) for side in (1, -1))
+
+
+def _counts(better: int, worse: int) -> tuple[float, float]:
+    """p-values that successes are more, and less, frequent than failures (exact binomial tests)."""
+    if better + worse == 0:
+        return 1.0, 1.0
+    return tuple(float(stats.binomtest(better, better + worse, 0.5, side).pvalue) for side in ("greater", "less"))
 
 
 def _directional(tests: list[tuple[float, float]]) -> str:
     """Status from the p-values of every test, of the claimed direction and of the opposite one.
 
-    All must be significant for "reproduced" (an intersection-union test: α needs no correction), one reversal, corrected
-    for their number (Bonferroni), for "not reproduced".
+    "Reproduced" if all are significant (an intersection-union test: α needs no correction), "not reproduced" if one reversal
+    is, corrected for their number (Bonferroni).
     """
     if all(p_value < ALPHA for p_value, _ in tests):
         return "reproduced"
     return "not reproduced" if min(reverse for _, reverse in tests) * len(tests) < ALPHA else "inconclusive"
 
 
-def _counts(better: int, worse: int) -> tuple[float, float]:
-    """p-values that successes are more, and less, frequent than failures (exact binomial tests)."""
-    from scipy.stats import binomtest
-
-    if better + worse == 0:
-        return 1.0, 1.0
-    return tuple(float(binomtest(better, better + worse, 0.5, side).pvalue) for side in ("greater", "less"))
+def _within(difference: np.ndarray, margin: float) -> tuple[float, float]:
+    """p-values that the mean difference is within ± ``margin`` (two one-sided t-tests), and that it is not zero."""
+    equivalent = max(_t_tests(difference, margin)[0], _t_tests(difference, -margin)[1])
+    return equivalent, min(1.0, 2 * min(_t_tests(difference, 0.0)))
 
 
-def _equivalence(equivalent: float, different: float) -> str:
-    """Status from the p-values of the equivalence test and of the test for a difference."""
-    if equivalent < ALPHA:
+def _equivalence(tests: list[tuple[float, float]]) -> str:
+    """Status from the p-values of every test for equivalence and of that for a difference (Bonferroni for their number)."""
+    if all(equivalent < ALPHA for equivalent, _ in tests):
         return "reproduced"
-    return "not reproduced" if different < ALPHA else "inconclusive"
+    differs = any(equivalent >= ALPHA and different * len(tests) < ALPHA for equivalent, different in tests)
+    return "not reproduced" if differs else "inconclusive"
 
 
-def higher(metric: str, methods: tuple[str, ...], rivals: tuple[str, ...]) -> Callable:
+def every(*rules: Rule) -> Rule:
+    """Rule: all ``rules`` hold; one that was "not run" decides, else one that is "not reproduced", else "inconclusive"."""
+
+    def rule(frame):
+        found = [each(frame) for each in rules]
+        statuses = {status for status, _ in found}
+        status = next((one for one in ("not run", "not reproduced", "inconclusive") if one in statuses), "reproduced")
+        return status, " ".join(sentence for _, sentence in found)
+
+    return Rule(tuple(dict.fromkeys(name for each in rules for name in each.needs)), rule)
+
+
+def higher(metric: str, methods: tuple[str, ...], rivals: tuple[str, ...]) -> Rule:
     """Rule: every one of ``methods`` has a higher mean than every one of ``rivals``, see :func:`lower`."""
     return lower(metric, methods, rivals, sign=-1)
 
 
 def lower(
     metric: str, methods: tuple[str, ...], rivals: tuple[str, ...], target: float | None = None, sign: int = 1
-) -> Callable:
+) -> Rule:
     """Rule: every one of ``methods`` has a lower mean than every one of ``rivals`` (one-sided Welch t-tests).
 
     An intersection-union test: all must be significant, so α needs no correction.
@@ -75,54 +138,133 @@ def lower(
     what = metric if target is None else f"|{metric} - {target:g}|"
 
     def rule(frame):
-        from scipy.stats import ttest_ind
-
+        found = _of(frame, metric, *methods, *rivals)
+        if target is not None:
+            found = {method: abs(numbers - target) for method, numbers in found.items()}
         tests, parts = [], []
         for method in methods:
             for rival in rivals:
-                ours, theirs = _of(frame, method, metric), _of(frame, rival, metric)
-                if target is not None:
-                    ours, theirs = abs(ours - target), abs(theirs - target)
-                if not (math.isfinite(ours.sum()) and math.isfinite(theirs.sum())):
-                    return "not run", f"{what} of {method} or {rival} is missing in some run."
-                if ours.std() + theirs.std() > 0:
-                    p_value = float(ttest_ind(sign * ours, sign * theirs, equal_var=False, alternative="less").pvalue)
-                else:
-                    p_value = 0.0 if sign * ours.mean() < sign * theirs.mean() else 1.0
-                tests.append((p_value, 1 - p_value))
-                parts.append(f"{method} {ours.mean():.3g} against {rival} {theirs.mean():.3g}: p = {p_value:.2g}")
+                tests.append(_t_tests(sign * found[method], sign * found[rival]))
+                parts.append(
+                    f"{method} {found[method].mean():.3g} against {rival} {found[rival].mean():.3g}: p = {tests[-1][0]:.2g}"
+                )
         return _directional(tests), f"One-sided Welch tests of {what}: " + "; ".join(parts) + "."
 
-    return rule
+    return Rule((*rivals, *methods), rule)
 
 
-def sign(metric: str, method: str, rival: str, within: str, lower_is_better: bool = True) -> Callable:
-    """Rule: ``method``'s mean is better than ``rival``'s on most of the conditions (one-sided sign test over them).
+def _settings(frame: "pandas.DataFrame", value: str, methods: tuple[str, ...]) -> dict[str, str]:
+    """Column -> setting, of those columns of :func:`nrae_lib.paper.images.wide` that this condition varies."""
+    rows = frame[frame.method.isin(methods)]
+    columns = [name for name in frame if name.startswith(f"{value} @ ")]
+    return {name: name.split(" @ ")[1] for name in columns if rows[name].notna().any()}
+
+
+def below_most(
+    value: str, methods: tuple[str, ...], rivals: tuple[str, ...], sign: int = 1, least: int | None = None
+) -> Rule:
+    """Rule: at every setting each of ``methods`` has a lower mean than more than half of ``rivals``.
+
+    For each method and setting the one-sided Welch tests against all n rivals are combined: that at least u of them, the
+    smallest majority, are truly beaten has the p-value (n - u + 1) p_(u), with the u-th smallest p-value of the tests
+    (Benjamini and Heller, *Screening for partial conjunction hypotheses*, 2008; Bonferroni's form). All combined tests must
+    be significant; where a method's mean is above that of more than n - u rivals, the claim is not reproduced.
 
     Arguments:
-        within: the column whose values are the conditions, such as a data set or a sample size. The seeds of a condition are
-            averaged: they are no independent evidence about other conditions.
+        value: what stands before " @ " in the columns of :func:`nrae_lib.paper.images.wide`; the column itself where there
+            is no such column.
+        sign: 1, or -1 for a higher mean.
+        least: u, if it is not the smallest majority.
     """
 
     def rule(frame):
-        means = frame[frame.method.isin([method, rival])].groupby([within, "method"])[metric].mean().unstack().dropna()
-        difference = (means[method] - means[rival]) * (1 if lower_is_better else -1)
-        better, worse = int((difference < 0).sum()), int((difference > 0).sum())
+        settings = _settings(frame, value, (*methods, *rivals))
+        found = [_of(frame, column, *methods, *rivals) for column in settings or [value]]
+        most, worst, lost, parts = least or len(rivals) // 2 + 1, 0.0, False, []
+        for method in methods:
+            beaten = []
+            for numbers in found:
+                ours, theirs = sign * numbers[method], [sign * numbers[rival] for rival in rivals]
+                tests = sorted(_t_tests(ours, each)[0] for each in theirs)
+                worst = max(worst, min(1.0, (len(rivals) - most + 1) * tests[most - 1]))
+                beaten.append(sum(ours.mean() < each.mean() for each in theirs))
+                lost |= sum(ours.mean() > each.mean() for each in theirs) > len(rivals) - most
+            parts.append(
+                f"{method}'s mean is {'lower' if sign > 0 else 'higher'} than that of {', '.join(map(str, beaten))} of "
+                f"{len(rivals)} baselines"
+            )
+        shown = f" (settings: {', '.join(settings.values())})" if len(settings) > 1 else ""
+        status = "reproduced" if worst < ALPHA else "not reproduced" if lost else "inconclusive"
+        return status, "; ".join(parts) + f"{shown}; largest combined p = {worst:.2g}."
+
+    return Rule((*rivals, *methods), rule)
+
+
+def steady(value: str, methods: tuple[str, ...]) -> Rule:
+    """Rule: at every setting each of ``methods`` is within 25 % of the first setting, seed by seed (paired t-tests).
+
+    Equivalence by two one-sided tests as in :func:`equal`; all must be significant. A setting that is not equivalent and
+    differs significantly (Bonferroni over methods and settings) makes the claim not reproduced.
+
+    Arguments:
+        value: what stands before " @ " in the columns of :func:`nrae_lib.paper.images.wide`.
+    """
+
+    def rule(frame):
+        settings = _settings(frame, value, methods)
+        if len(settings) < 2 or next(iter(settings)) != next(name for name in frame if name.startswith(f"{value} @ ")):
+            return "inconclusive", f"{', '.join(methods)}: no other setting to compare with the first."
+        found = {column: _of(frame, column, *methods) for column in settings}
+        (first, base), *others = found.items()
+        tests, parts = [], []
+        for method in methods:
+            mean = base[method].mean()
+            differences = [numbers[method] - base[method] for _, numbers in others]
+            tests += [_within(difference, MARGIN * mean) for difference in differences]
+            parts.append(f"{method} changes by " + ", ".join(f"{each.mean() / mean:+.1%}" for each in differences))
+        return _equivalence(tests), (
+            f"{'; '.join(parts)} from setting {settings[first]} to {', '.join(settings[name] for name, _ in others)}; paired "
+            f"t-tests: all within {MARGIN:.0%} p = {max(equivalent for equivalent, _ in tests):.2g}."
+        )
+
+    return Rule(methods, rule)
+
+
+def sign(metric: str, method: str, rival: str, within: str) -> Rule:
+    """Rule: ``method``'s mean is lower than ``rival``'s on most of the conditions (one-sided sign test over them).
+
+    Arguments:
+        within: the column whose values are the conditions, such as a data set or a sample size. The seeds of a condition are
+            averaged: they are no independent evidence about other conditions. A condition that knows only one of the two
+            does not count.
+    """
+
+    def rule(frame):
+        if metric not in frame:
+            raise _Missing(f"{metric} was not measured here")
+        rows = frame[frame.method.isin([method, rival])].fillna({metric: np.inf})  # NaN: no run was meant to be there
+        table = rows.pivot(index=[within, "seed"], columns="method", values=metric).reindex(columns=[method, rival])
+        table = table[table.notna().groupby(level=within).transform("any").all(axis=1)]
+        if not np.isfinite(table).all(axis=None):
+            raise _Missing(f"{metric} of {method} or {rival} is missing in some run")
+        means = table.groupby(level=within).mean()
+        better, worse = (int((means[one] < means[other]).sum()) for one, other in ((method, rival), (rival, method)))
         tests = _counts(better, worse)
         return _directional([tests]), (
             f"{method} is better than {rival} in {metric} on {better} of {better + worse} values of {within}; sign test "
             f"p = {tests[0]:.2g}."
         )
 
-    return rule
+    return Rule((rival, method), rule)
 
 
-def trimmed(scores):
-    """Ten or more scores without the highest and the lowest, as Table 1 has them; fewer are left as they are."""
-    import numpy
+def trimmed(scores) -> np.ndarray:
+    """Ten or more scores without the highest and the lowest, as Table 1 has them; fewer are left as they are.
 
-    scores = numpy.sort(numpy.asarray(scores, dtype=float))
-    return scores[1:-1] if len(scores) >= 10 else scores
+    So are scores of which one is not finite: dropping it would hide a run that failed.
+    """
+    scores = np.sort(np.asarray(scores, dtype=float))
+    return scores[1:-1] if len(scores) >= 10 and np.isfinite(scores).all() else scores
 
 
 # Standard error of the mean of the middle eight of ten normal draws, in units of the standard deviation of these
@@ -130,79 +272,65 @@ def trimmed(scores):
 _TRIMMED_ERROR = 0.4625
 
 
-def printed_value(method: str, table: tuple[str, str], paper_metric: str, metric: str, scale: float) -> Callable:
-    """Rule: our mean is within 25 % of the printed one (equivalence by two one-sided t-tests).
+def printed_value(printed: Value, metric: str, scale: float) -> Rule:
+    """Rule: the method's mean of ``metric`` is within 25 % of the printed one (equivalence by two one-sided t-tests).
 
     For tables whose mean and standard deviation are over ten runs without the highest and the lowest.
 
     Arguments:
         scale: ours times ``scale`` is in the paper's unit.
     """
+    method = printed.method
 
     def rule(frame):
-        from scipy.stats import t
-
-        printed = next(v for v in values("nrae", *table) if v.method == method and v.metric == paper_metric)
-        everything = _of(frame, method, metric) * scale
+        everything = _of(frame, metric, method)[method] * scale
         ours = trimmed(everything)
         deviation = ours.std(ddof=1)
         factor = _TRIMMED_ERROR if len(ours) < len(everything) else len(ours) ** -0.5
         error = ((deviation * factor) ** 2 + (printed.error * _TRIMMED_ERROR) ** 2) ** 0.5
         distance, margin, freedom = abs(ours.mean() - printed.value), MARGIN * printed.value, len(ours) - 1 + 7
-        equivalent, different = t.sf((margin - distance) / error, freedom), 2 * t.sf(distance / error, freedom)
-        sentence = (
+        equivalent, different = (float(stats.t.sf(x / error, freedom)) for x in (margin - distance, distance))
+        return _equivalence([(equivalent, 2 * different)]), (
             f"{method}: printed {printed.value:.2f} ± {printed.error:.2f}, ours {ours.mean():.2f} ± {deviation:.2f} "
             f"({len(ours)} of {len(everything)} draws); within {MARGIN:.0%}: p = {equivalent:.2g}; different: "
-            f"p = {different:.2g}."
+            f"p = {2 * different:.2g}."
         )
-        return _equivalence(equivalent, different), sentence
 
-    return rule
+    return Rule((method,), rule)
 
 
-def equal(metric: str, first: str, second: str) -> Callable:
+def equal(metric: str, first: str, second: str) -> Rule:
     """Rule: ``first`` and ``second`` differ by less than 25 % of their mean, seed by seed (paired t-tests)."""
 
     def rule(frame):
-        from scipy.stats import ttest_1samp
-
-        ours, theirs = _pairs(frame, metric, first, second)
-        difference = ours - theirs
-        if not difference.any():
+        ours, theirs = _of(frame, metric, first, second).values()
+        if (ours == theirs).all():
             return "reproduced", f"{first} and {second} agree exactly, bit for bit, on all {len(ours)} draws."
-        if difference.std() == 0:
-            return "not reproduced", f"{first} and {second} differ by {difference[0]:.2g} on every draw."
-        margin = MARGIN * (ours.mean() + theirs.mean()) / 2
-        equivalent = max(
-            ttest_1samp(difference, -margin, alternative="greater").pvalue,
-            ttest_1samp(difference, margin, alternative="less").pvalue,
-        )
-        different = ttest_1samp(difference, 0).pvalue
-        sentence = (
+        equivalent, different = _within(ours - theirs, MARGIN * (ours.mean() + theirs.mean()) / 2)
+        return _equivalence([(equivalent, different)]), (
             f"{first} {ours.mean():.3g}, {second} {theirs.mean():.3g} on {len(ours)} draws; paired t-tests: within "
             f"{MARGIN:.0%} p = {equivalent:.2g}, different p = {different:.2g}."
         )
-        return _equivalence(equivalent, different), sentence
 
-    return rule
+    return Rule((second, first), rule)
 
 
 _ORDERS = {"order_breaks": "the test points", "train_order_breaks": "the training points"}
 
 
-def _by_all(rule: Callable, columns: dict[str, str]) -> Callable:
-    """``rule`` of (frame, column of breaks) for each of ``columns`` (with its name in a sentence); all must agree."""
+def _by_all(needs: tuple[str, ...], judge: Callable, columns: dict[str, str]) -> Rule:
+    """``judge`` of (frame, column of breaks) for each of ``columns``, with its name in a sentence; all must agree."""
 
-    def both(frame):
-        found = {name: rule(frame, column) for column, name in columns.items()}
+    def rule(frame):
+        found = {name: judge(frame, column) for column, name in columns.items()}
         statuses = {status for status, _ in found.values()}
         agreed = statuses.pop() if len(statuses) == 1 else "inconclusive"
         return agreed, " ".join(f"By {name}: {sentence}" for name, (_, sentence) in found.items())
 
-    return both
+    return Rule(needs, rule)
 
 
-def rate(methods: tuple[str, ...], succeed: bool, columns: dict[str, str] = _ORDERS) -> Callable:
+def rate(methods: tuple[str, ...], succeed: bool, columns: dict[str, str] = _ORDERS) -> Rule:
     """Rule: each method is right on more (or fewer) than half of the seeds (exact binomial tests).
 
     Arguments:
@@ -211,65 +339,73 @@ def rate(methods: tuple[str, ...], succeed: bool, columns: dict[str, str] = _ORD
 
     def rule(frame, column):
         parts, tests = [], []
-        for method in methods:
-            right = _of(frame, method, column) == 0
-            more, fewer = _counts(int(right.sum()), int((~right).sum()))
-            tests.append((more, fewer) if succeed else (fewer, more))
-            parts.append(f"{method} is right on {int(right.sum())} of {len(right)} seeds (p = {tests[-1][0]:.2g})")
+        for method, breaks in _of(frame, column, *methods).items():
+            right = int((breaks == 0).sum())
+            tests.append(_counts(right, len(breaks) - right)[:: 1 if succeed else -1])
+            parts.append(f"{method} is right on {right} of {len(breaks)} seeds (p = {tests[-1][0]:.2g})")
         direction = "above" if succeed else "below"
         return _directional(tests), f"binomial tests of a rate {direction} 1/2: " + "; ".join(parts) + "."
 
-    return _by_all(rule, columns)
+    return _by_all(methods, rule, columns)
 
 
-def succeeds_where_other_fails(method: str, other: str, columns: dict[str, str] = _ORDERS) -> Callable:
-    """Rule: ``method`` is right and ``other`` wrong on more seeds than the reverse (one-sided sign test).
-
-    Arguments:
-        columns: see :func:`rate`.
-    """
+def succeeds_where_other_fails(method: str, other: str, columns: dict[str, str] = _ORDERS) -> Rule:
+    """Rule: ``method`` is right and ``other`` wrong on more seeds than the reverse (one-sided sign test), see :func:`rate`."""
 
     def rule(frame, column):
-        ours, theirs = (breaks == 0 for breaks in _pairs(frame, column, method, other))
+        ours, theirs = (breaks == 0 for breaks in _of(frame, column, method, other).values())
         better, worse = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
         tests = _counts(better, worse)
-        sentence = (
+        return _directional([tests]), (
             f"of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}; sign test "
             f"p = {tests[0]:.2g}."
         )
-        return _directional([tests]), sentence
 
-    return _by_all(rule, columns)
+    return _by_all((other, method), rule, columns)
 
 
-def between(metric: str, methods: tuple[str, ...], low: float = 0.0, high: float = float("inf")) -> Callable:
+def between(metric: str, methods: tuple[str, ...], low: float = 0.0, high: float = float("inf")) -> Rule:
     """Rule: for every one of ``methods`` the geometric mean of ``metric`` over rounds is above low and below high."""
+    bounds = [(bound, side) for bound, side in ((low, "above"), (high, "below")) if 0 < bound < float("inf")]
 
     def rule(frame):
-        import numpy
-        from scipy.stats import ttest_1samp
-
-        bounds = [(bound, side) for bound, side in ((low, "greater"), (high, "less")) if 0 < bound < float("inf")]
-        other, parts, inside, outside = {"greater": "less", "less": "greater"}, [], [], []
-        for method in methods:
-            logarithms = numpy.log(_of(frame, method, metric))
-            logarithms = logarithms[numpy.isfinite(logarithms)]
-            if len(logarithms) < FEWEST_SEEDS:
-                return "not run", f"{metric} of {method} was not measured."
-
-            def p_value(bound, side, logarithms=logarithms):
-                if logarithms.std() < 1e-12:
-                    return float((logarithms[0] <= numpy.log(bound)) == (side == "greater"))
-                return float(ttest_1samp(logarithms, numpy.log(bound), alternative=side).pvalue)
-
-            inside.append(max(p_value(bound, side) for bound, side in bounds))
-            outside.append(len(bounds) * min(p_value(bound, other[side]) for bound, side in bounds))
+        parts, inside, outside = [], [], []
+        for method, numbers in _of(frame, metric, *methods).items():
+            logarithms = np.log(numbers)
+            tests = [_t_tests(logarithms, np.log(bound))[:: 1 if side == "below" else -1] for bound, side in bounds]
+            inside.append(max(held for held, _ in tests))
+            outside.append(min(1.0, len(bounds) * min(broken for _, broken in tests)))
             parts.append(
-                f"{method} {numpy.exp(logarithms.mean()):.2f} (inside: p = {inside[-1]:.2g}, outside: "
-                f"p = {min(1, outside[-1]):.2g})"
+                f"{method} {np.exp(logarithms.mean()):.2f} (inside: p = {inside[-1]:.2g}, outside: p = {outside[-1]:.2g})"
             )
-        limits = " and ".join(f"{'above' if side == 'greater' else 'below'} {bound:.2f}" for bound, side in bounds)
+        limits = " and ".join(f"{side} {bound:.2f}" for bound, side in bounds)
         status = "reproduced" if max(inside) < ALPHA else "not reproduced" if min(outside) < ALPHA else "inconclusive"
         return status, f"t-tests of {metric} {limits}, geometric means over rounds: " + "; ".join(parts) + "."
 
-    return rule
+    return Rule(methods, rule)
+
+
+def about(metric: str, method: str, value: float) -> Rule:
+    """Rule: the geometric mean of ``method``'s ``metric`` over rounds is ``value`` ± 25 %, see :func:`between`."""
+    return between(metric, (method,), (1 - MARGIN) * value, (1 + MARGIN) * value)
+
+
+def relative_error_below(metric: str, methods: tuple[str, ...], limit: float) -> Rule:
+    """Rule: the standard error of every method's mean is below ``limit`` times the mean (χ² bounds of the largest one)."""
+
+    def rule(frame):
+        found = _of(frame, metric, *methods)
+        relative = {name: each.std(ddof=1) / len(each) ** 0.5 / each.mean() for name, each in found.items()}
+        worst = max(relative, key=relative.get)
+        freedom = len(found[worst]) - 1
+        # One-sided confidence bounds of a standard deviation, at level ALPHA.
+        low, high = (
+            relative[worst] * (freedom / stats.chi2.ppf(level, freedom)) ** 0.5 for level in (1 - ALPHA, ALPHA)
+        )
+        status = "reproduced" if high < limit else "not reproduced" if low > limit else "inconclusive"
+        return status, (
+            f"The largest standard error is that of {worst}, {relative[worst]:.1%} of its mean ({low:.1%} to {high:.1%}, χ² "
+            f"bounds at {ALPHA:.0%} each)."
+        )
+
+    return Rule(methods, rule)

@@ -1,13 +1,20 @@
-"""A claim, and the verdict on it."""
+"""A claim, the verdict on it, and the verdicts on committed full-scale runs, one JSON file per page.
 
-from collections.abc import Callable
+A page judges its claims itself, from its own runs and measures; the file holds what it found at preset "paper", for the
+scoreboard. Every later build of the page judges the committed runs again and says so if the file no longer agrees.
+"""
+
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
 
-from nrae_lib.paper.rules import FEWEST_SEEDS
+from nrae_lib.core.files import write_atomically
+from nrae_lib.paper.rules import FEWEST_FOR_T_TESTS, FEWEST_SEEDS, Rule
 
-if TYPE_CHECKING:
-    import pandas
+NRAE = ("nrae_l", "nrae_q")
+BASELINES = ("ae", "vae", "wae", "dae", "cae", "grae", "spae")
 
 
 @dataclass(frozen=True)
@@ -15,38 +22,69 @@ class Claim:
     """One statement of a paper and the rule that decides about it.
 
     Arguments:
+        page, section: the notebook that tests it, and where in the paper it stands.
         identifier: short and stable, used in links.
-        page: the notebook that tests it.
-        paper, section, text: where and what; ``text`` is our wording of the claim.
-        rule: frame of one recipe (a row per run, see ``grid.frame``) -> (status, statistics in one sentence).
-        needs: methods without which the claim was not run.
-        recipes: the recipes it is tested under; empty for all.
-        unit: what is repeated: a seed, or a round of measurements.
-        fewest: how many of them decide, at least, for every method in ``needs``.
+        text: our wording of the claim.
+        rule: frame of one condition (a row per run, see ``grid.frame``) -> (status, statistics in one sentence).
+        conditions: those that it is tested under; empty for all.
+        unit, fewest: what is repeated (a seed, a round of measurements), and how many of every method decide, at least.
     """
 
-    identifier: str
     page: str
-    paper: str
     section: str
+    identifier: str
     text: str
-    rule: Callable[["pandas.DataFrame"], tuple[str, str]]
-    needs: tuple[str, ...]
-    recipes: tuple[str, ...] = ()
+    rule: Rule
+    conditions: tuple[str, ...] = ()
     unit: str = "seed"
     fewest: int = FEWEST_SEEDS
+    paper: str = "NRAE"
+
+
+on_images = partial(Claim, fewest=FEWEST_FOR_T_TESTS)  # five runs is what the paper has there
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """What a rule found about a claim under one condition, at one preset."""
+
     claim: Claim
-    recipe: str
+    condition: str
     preset: str
     status: str
     statistics: str
 
 
-def spelled(*names: str) -> str:
-    """The paper's spelling: "NRAE-L" of "nrae_l", "AE and DAE" of two."""
-    *first, last = (name.upper().replace("_", "-") for name in names)
-    return " and ".join([", ".join(first), last]) if first else last
+def save(page: str, verdicts: Iterable[Verdict], folder: str | Path) -> None:
+    """Write the verdicts of ``page`` to ``folder/<page>.json``, whole or not at all."""
+    entries = [vars(item) | {"claim": item.claim.identifier} for item in verdicts]
+    write_atomically(Path(folder) / f"{page}.json", (json.dumps(entries, indent=1) + "\n").encode())
+
+
+def load(claims: Iterable[Claim], folder: str | Path) -> list[Verdict]:
+    """The stored verdicts on ``claims``, in their order; of claims without one, nothing.
+
+    Raises:
+        ValueError: if a file is damaged, naming it.
+    """
+    claims, found = list(claims), []
+    known = {claim.identifier: claim for claim in claims}
+    for path in (Path(folder) / f"{page}.json" for page in dict.fromkeys(claim.page for claim in claims)):
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            found += [
+                Verdict(**entry | {"claim": known[entry["claim"]]}) for entry in entries if entry["claim"] in known
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the verdicts in {path} cannot be read ({error}): run the page with preset paper"
+            ) from error
+    return sorted(found, key=lambda verdict: claims.index(verdict.claim))
+
+
+def agree(verdicts: Iterable[Verdict], folder: str | Path) -> bool:
+    """Whether each of ``verdicts`` is stored with this outcome."""
+    verdicts = list(verdicts)
+    stored = load(dict.fromkeys(verdict.claim for verdict in verdicts), folder)
+    known, found = ({(one.claim, one.condition, one.status) for one in items} for items in (stored, verdicts))
+    return found <= known

@@ -166,7 +166,7 @@ def test_claims_of_the_drawings_judge_numbers_that_are_clear():
     values = {"right": 1.0, "overfitting": 3.0, "wrong order": 50.0}
     frame = pandas.DataFrame(
         [
-            dict(recipe="sine", method=case, seed=seed, neighborhood_1=value * (1 + 0.05 * seed),
+            dict(condition="sine", method=case, seed=seed, neighborhood_1=value * (1 + 0.05 * seed),
                  neighborhood_2=value * (1.2 - 0.05 * seed))
             for case, value in values.items() for seed in range(6)
         ]

@@ -131,7 +131,7 @@ def test_provenance_groups_what_differs():
 
 def verdict(status, text="Claim"):
     claim = SimpleNamespace(identifier="fig4", paper="NRAE", section="Section 4.1", text=text)
-    return SimpleNamespace(claim=claim, recipe="released", status=status, statistics="0.29 < 1.90", preset="quick")
+    return SimpleNamespace(claim=claim, condition="released code", status=status, statistics="0.29 < 1.90", preset="quick")
 
 
 def test_verdicts_say_it_in_words_and_symbols():
@@ -145,7 +145,7 @@ def test_verdicts_say_it_in_words_and_symbols():
         "? Inconclusive",
         "○ Not run",
         "0.29 &lt; 1.90",
-        "recipe released, preset quick",
+        "(released code, preset quick",
     ):
         assert expected in text
     assert "<script>" not in html

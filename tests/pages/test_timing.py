@@ -183,7 +183,7 @@ def test_scaling_is_measured_in_all_its_parts(tiny_networks):
     assert set(measured["latent_dims"]["milliseconds"]) == {"ae", "cae", "cae, estimate"}
     assert set(measured["full_jacobian"]["milliseconds"]) == {"ae", "cae"}
     frame = timing.scaling_frame(measured)
-    assert set(frame.recipe) == {"library", "exact", "estimate", "full_jacobian"}
+    assert set(frame.condition) == {"library", "exact", "estimate", "full_jacobian"}
     few = timing.measure_scaling(1, names=("nrae_q",), dimensions=(5, 9), batch_size=10)
     assert set(few["dimensions"]["milliseconds"]) == {"ae", "nrae_q"} and "neighbors" not in few
     assert len(timing.scaling_frame({"dimensions": {}})) == 0
@@ -195,8 +195,8 @@ def noisy(milliseconds, rounds=8, seed=0):
 
 
 def statuses(page, frame):
-    recipes = tuple(frame.recipe.unique())
-    return {(v.claim.identifier, v.recipe): v.status for v in paper.judge(page, frame, "quick", recipes)}
+    conditions = tuple(frame.condition.unique())
+    return {(v.claim.identifier, v.condition): v.status for v in paper.judge(page, frame, "quick", conditions)}
 
 
 def test_verdicts_on_figure_1():
@@ -239,7 +239,7 @@ def test_verdicts_on_table_1():
     }  # fmt: skip
     steps = {name: {"rounds": noisy(ms, seed=place)} for place, (name, ms) in enumerate(given.items())}
     frame = timing.step_frame(steps)
-    ratios = frame.groupby(["recipe", "method"]).ratio.mean()
+    ratios = frame.groupby(["condition", "method"]).ratio.mean()
     assert ratios["plain", "nrae_l"] == pytest.approx(0.9, rel=0.03)
     assert ratios["released", "nrae_q"] == pytest.approx(3.6, rel=0.03)
     found = statuses("supp_table1_runtime", frame)
@@ -270,15 +270,15 @@ def test_between_needs_significance_on_every_side():
         frame = timing.step_frame({"ae": {"rounds": [1.0] * 8}, "vae": {"rounds": noisy(center)}})
         if spread:
             frame["ratio"] = np.exp(np.random.default_rng(1).normal(np.log(center), spread, len(frame)))
-        return paper.between("ratio", ("vae",), **bounds)(frame[frame.method == "vae"])[0]
+        return paper.rules.between("ratio", ("vae",), **bounds)(frame[frame.method == "vae"])[0]
 
     assert rule(1.0, 0, low=0.75, high=1.25) == "reproduced"
     assert rule(1.0, 1.0, low=0.75, high=1.25) == "inconclusive"
     assert rule(2.0, 0, low=0.75, high=1.25) == rule(0.5, 0, low=0.75) == "not reproduced"
     assert rule(0.5, 0, high=1.25) == "reproduced"
     exact = timing.step_frame({"ae": {"rounds": [1.0] * 8}})
-    assert paper.between("ratio", ("ae",), low=0.75, high=1.25)(exact)[0] == "reproduced"
-    assert paper.between("ratio", ("ae",), low=1.25)(exact)[0] == "not reproduced"
+    assert paper.rules.between("ratio", ("ae",), low=0.75, high=1.25)(exact)[0] == "reproduced"
+    assert paper.rules.between("ratio", ("ae",), low=1.25)(exact)[0] == "not reproduced"
 
 
 def test_one_file_per_device(tmp_path, monkeypatch):
