@@ -220,9 +220,9 @@ class Study:
         return found
 
     def _search(self, conditions: list[str], full: "_Choices", own: "_Choices") -> dict[str, "_Choices"]:
-        """Where the full-scale search of a condition is stored for all its methods, its choices hold for every preset; other
+        """Where the full-scale search of a condition is stored for all its methods, its choices hold for "quick", too; other
         conditions search at this preset's own scale, all methods alike."""
-        decided = {name: full if full.whole(name) else own for name in conditions}
+        decided = {name: full if self.preset != "smoke" and full.whole(name) else own for name in conditions}
         needed = [
             self.plan.source(name, method)
             for name, choices in decided.items()

@@ -1,6 +1,7 @@
 """Plans and studies: the same budget for every method, choices by validation, full-scale results beside."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,8 +9,7 @@ from nrae_lib import pages, paper, runs
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
 from nrae_lib.paper import Claim
-from nrae_lib.runs import Store, grid
-from nrae_lib.runs.study import Plan, Study
+from nrae_lib.runs import Plan, Store, Study, grid
 
 NETWORK = Network(hidden=(8,), latent_dim=1)
 DATA = dict(n_train=12, n_test=20, noise=0.1)
@@ -41,11 +41,8 @@ def stores(tmp_path, monkeypatch):
     return {preset: Store(folder) for preset, folder in folders.items()}
 
 
-def studied(plan, preset="quick", names=()):
-    study = Study("toy", plan, preset, names)
-    study.search()
-    study.train()
-    return study
+def studied(plan, preset="quick", names=(), **how):
+    return Study("toy", plan, preset, names, **how).run()
 
 
 def test_the_choice_is_the_candidate_with_the_lowest_error_and_holds_for_conditions_that_take_it(stores):
@@ -60,32 +57,73 @@ def test_the_choice_is_the_candidate_with_the_lowest_error_and_holds_for_conditi
             assert tuple(study.options[name][method][one] for one in option) == best
     assert study.options["thin"]["ae"] == {}
     assert {result.run.seed for result in study.searched} == {1000} and len(study.searched) == 2 + 4
-    assert set(study.frame.recipe) == {"thin", "wide"} and len(study.frame) == 2 * 3 * 2
-    assert study.full == [] and study.shown_preset == "quick"
+    assert set(study.frame.condition) == {"thin", "wide"} and len(study.frame) == 2 * 3 * 2
     assert (study.search_frame.validation_mse == study.search_frame.test_mse).all()
+    assert study.preset_of("thin") == "quick" and study.checked == []
 
 
-def test_the_full_search_decides_for_every_preset_and_half_of_the_full_runs_count_for_none(stores):
+def test_quick_shows_what_is_committed_whole_or_not_at_all_and_repeats_a_part_of_it(stores):
     full = studied(plan_of, "paper")
-    chosen = full.options["thin"]
+    assert full.preset_of("thin") == "paper" and full.cut() == "" and full.checked == []
     study = studied(plan_of)
-    assert study.options["thin"] == chosen and len(study.full) == 2 * 3 * 3
-    own = {path.stem for path in stores["quick"].folder.glob("*.npz")}
-    assert own == {run.run.key for run in study.results}  # nothing was searched again
+    assert study.options == full.options and len(study.results) == 2 * 3 * 3
+    assert [result.run.key for result in study.results] == [result.run.key for result in full.results]
+    assert (study.preset_of("thin"), study.label("thin"), study.label("other")) == (
+        "paper", "thin, full scale (3 seeds)", "other, ours",
+    )  # fmt: skip
+    again = {result.run.key for result, _ in study.checked}
+    assert again == {path.stem for path in stores["quick"].folder.glob("*.npz")}  # nothing else was trained
+    assert all(now.metrics == then.metrics and now is not then for now, then in study.checked)
+    assert {then.run.seed for _, then in study.checked} == {0}
+    assert (
+        pages.spot_check_text(study.checked) == "Spot check: 6 of them were trained again now, 6 bit for bit the same."
+    )
+
     stores["paper"].path(full.of("thin", "dae")[0].run).unlink()
     study = studied(plan_of)
-    left = study.full_frame
-    assert set(left[left.recipe == "thin"].method) == {"ae", "nrae_l"}
-    assert set(left[left.recipe == "wide"].method) == {"ae", "dae", "nrae_l"}
-    # What is shown is never a part of the full-scale results: of a condition all of them, or this preset's.
-    assert (study.preset_of("thin"), study.preset_of("wide"), study.shown_preset) == ("quick", "paper", "quick")
-    seeds = study.shown_frame.groupby("recipe").seed.nunique().to_dict()
-    assert seeds == {"thin": 2, "wide": 3} and set(study.shown_frame.method) == {"ae", "dae", "nrae_l"}
+    assert (study.preset_of("thin"), study.preset_of("wide")) == ("quick", "paper")
+    assert study.options["thin"] == full.options["thin"]  # the full-scale search decides all the same
+    seeds = study.frame.groupby("condition").seed.nunique().to_dict()
+    assert seeds == {"thin": 2, "wide": 3} and set(study.frame.method) == {"ae", "dae", "nrae_l"}
+    assert study.label("thin") == "thin, quick run (2 seeds)"
+
+
+def test_the_spot_check_takes_what_the_time_allows_and_first_what_was_trained_alone(stores, monkeypatch):
+    for result in studied(plan_of, "paper").results:
+        if result.run.method == "nrae_l":
+            result.provenance["ensemble"] = "3"
+        result.seconds = 15.0
+        stores["paper"].put(result)
+    assert [then.run.method for _, then in studied(plan_of).checked] == ["dae"]
+    monkeypatch.setattr("nrae_lib.runs.study.SPOT_CHECK_SECONDS", 10.0)
+    assert len(studied(plan_of).checked) == 1  # one at least
+    assert [then.run.method for _, then in studied(plan_of, names=["nrae_l"]).checked] == ["nrae_l"]
+
+
+def test_a_twin_that_is_not_repeated_stops_the_page_unless_it_is_of_another_kind(stores):
+    studied(plan_of, "paper", names=["ae"], only=["thin"])
+    run = plan_of("paper").run("thin", "ae", 0, {})
+    now, then = stores["paper"].get(run), stores["paper"].get(run)
+    then.metrics["test_mse"] *= 1.25
+    with pytest.raises(
+        RuntimeError, match=r"spot check failed.*these runs differ from the committed ones: sine paper ae"
+    ):
+        pages.spot_check_text([(now, then)])
+    for other in (dict(device="another"), dict(threads="64"), dict(torch="0.1"), dict(ensemble="5")):
+        changed = replace(then, provenance=then.provenance | other)
+        assert "1 (of an ensemble, or of another kind of machine) with test errors that differ by up to 20.0%" in (
+            pages.spot_check_text([(now, changed)])
+        )
+    then.metrics["test_mse"] = now.metrics["test_mse"]
+    then.metrics["train_mse"] *= 2  # any number counts
+    with pytest.raises(RuntimeError, match="spot check failed"):
+        pages.spot_check_text([(now, then)])
 
 
 def test_one_method_trains_alone_and_a_method_can_take_anothers_choice(stores):
     def plan(preset):
-        return plan_of(preset, methods=("nrae_l", "nrae_q"), same_choice={"nrae_q": "nrae_l"})
+        plan = plan_of(preset, methods=("nrae_l", "nrae_q"))
+        return replace(plan, conditions={"thin": condition(same_choice={"nrae_q": "nrae_l"})})
 
     study = studied(plan, names=["nrae_q"])
     assert {result.run.method for result in study.results} == {"nrae_q"}
@@ -93,7 +131,7 @@ def test_one_method_trains_alone_and_a_method_can_take_anothers_choice(stores):
     assert study.options["thin"]["nrae_q"] == study.options["thin"]["nrae_l"] != {}
 
 
-def test_fixed_options_reach_every_run_and_a_conditions_own_come_first():
+def test_fixed_options_reach_every_run_and_are_not_searched_and_a_conditions_own_come_first():
     plan = plan_of(
         "quick",
         fixed={"nrae_l": {"n_neighbors": 3, "neighbor_weight": 9.0}},
@@ -103,6 +141,9 @@ def test_fixed_options_reach_every_run_and_a_conditions_own_come_first():
         "n_neighbors": 5,
         "neighbor_weight": 0.5,
     }
+    assert plan.searches("one", "nrae_l") == [] and len(plan.searches("one", "dae")) == 2
+    half = replace(plan, fixed={})
+    assert {run.method_options["n_neighbors"] for run in half.searches("one", "nrae_l")} == {5}
     assert plan.run("one", "dae", 0, {}).method_options == {}
     assert plan.searches("one", "dae")[0].data_options == DATA | {"noise": 0.3}
     assert plan.run("one", "dae", 0, {}).data_options == DATA
@@ -118,9 +159,17 @@ def test_what_cannot_be_is_said(stores):
     with pytest.raises(ValueError, match="'wide' takes the choices of 'narrow', which is no condition that searches"):
         Plan({"wide": condition(search_as="narrow")}, ("ae",), 1)
     study = Study("toy", lambda preset: Plan({"a": condition(), "b": condition()}, ("ae",), 1), "quick")
-    study.search()
+    for name in ("results", "frame", "options", "searched", "checked", "conditions"):
+        with pytest.raises(RuntimeError, match=f"this study has no {name} yet: call its run\\(\\) first"):
+            getattr(study, name)
+    with pytest.raises(RuntimeError, match="has no results yet"):
+        study.of("a")
+    with pytest.raises(TypeError, match="close_study takes what open_study returned, not dict"):
+        pages.close_study({}, "toy_page")
     with pytest.raises(ValueError, match="conditions 'a' and 'b' are the same runs"):
-        study.train()
+        study.run()
+    with pytest.raises(ValueError, match="unknown condition 'narrow': choose among thin, wide"):
+        studied(plan_of, only=["narrow"])
 
 
 def test_a_choice_at_the_end_of_the_candidates_is_named(stores):
@@ -131,27 +180,71 @@ def test_a_choice_at_the_end_of_the_candidates_is_named(stores):
     assert study.at_edge("wide") == {}
 
 
-def test_verdicts_are_stored_at_full_scale_and_a_page_says_when_the_stored_ones_are_old(stores, tmp_path, monkeypatch):
+def test_what_a_page_reads_of_its_results(stores):
+    study = studied(plan_of)
+    rows = study.frame[(study.frame.condition == "wide") & (study.frame.method == "dae")]
+    mean, deviation = study.summary("wide", "test_mse", 100)["dae"]
+    assert mean == pytest.approx(100 * rows.test_mse.mean()) and deviation == pytest.approx(100 * rows.test_mse.std())
+    broken = study.frame.assign(order_breaks=0).astype({"test_mse": float})
+    broken.loc[rows.index[0], ["order_breaks", "test_mse"]] = 3, float("nan")
+    assert study.summary("wide", "test_mse", frame=broken)["dae"][0] != study.summary("wide", "test_mse")["dae"][0]
+    study.frame = broken
+    assert (
+        study.right("wide", "order_breaks") == {"ae": 2, "dae": 1, "nrae_l": 2}
+        and study.right("other", "order_breaks") == {}
+    )
+    (one,) = study.of("wide", "dae", seed=1)
+    assert study.row(one).seed == 1 and study.row(one).method == "dae" and study.condition_of(one) == "wide"
+    assert study.data(one).fingerprint == one.provenance["fingerprint"]
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """Parameters of a notebook, what it displays, and a claim that it tests."""
     claim = Claim(
-        "toy", "toy_page", "NRAE", "1", "NRAE-L beats AE.", paper.lower("test_mse", ("nrae_l",), ("ae",)),
-        ("ae", "nrae_l"), fewest=2,
+        "toy_page", "1", "toy", "NRAE-L beats AE.", paper.rules.lower("test_mse", ("nrae_l",), ("ae",)), fewest=2,
     )  # fmt: skip
+    said = []
     monkeypatch.setattr(paper, "CLAIMS", (claim,))
     monkeypatch.setattr(runs, "project_root", lambda: tmp_path)
-    file = tmp_path / "results" / "verdicts" / "toy_page.json"
-    pages.study_verdicts(studied(plan_of), "toy_page")
-    assert not file.exists()  # quick runs decide nothing elsewhere
-    pages.study_verdicts(studied(plan_of, "paper"), "toy_page")
-    stored = paper.load([claim], file.parent)
-    assert [(verdict.recipe, verdict.preset) for verdict in stored] == [("thin", "paper"), ("wide", "paper")]
-    said = []
-    monkeypatch.setattr("IPython.display.display", lambda item: said.append(str(getattr(item, "data", item))))
-    for known, sentences in ((stored, 0), (stored[:1], 1)):
-        paper.save("toy_page", known, file.parent)
+    monkeypatch.setattr("IPython.display.display", lambda item, **_: said.append(str(getattr(item, "data", item))))
+
+    def shown(preset, **parameters):
         said.clear()
-        pages.study_verdicts(studied(plan_of), "toy_page")
-        assert sum("does not know these verdicts" in text for text in said) == sentences
-        assert paper.load([claim], file.parent) == known  # only full scale writes
+        given = dict(preset=preset, method="all", device="cpu", workers=1, cluster="") | parameters
+        pages.close_study(pages.open_study(given, "toy", plan_of), "toy_page", table={"row": {"ae": 1.0}})
+        return "".join(said)
+
+    return SimpleNamespace(show=shown, claim=claim, folder=tmp_path / "results" / "verdicts")
+
+
+def test_two_calls_show_all_that_surrounds_an_experiment(stores, page):
+    text = page.show("quick")
+    for part in (
+        "Options of each method", "Validation error for each candidate", "Preset quick. Cut here: 2 of 3 seeds.",
+        'class="nrae-verdict"', "NRAE-L beats AE.", "toy_page_table.csv", "toy_page_runs.csv", "toy_page_search.csv",
+        "Where these numbers come from", "papermill notebooks/toy_page.ipynb out.ipynb -p preset quick -p method all",
+    ):  # fmt: skip
+        assert part in text, part
+    assert not page.folder.exists()  # quick runs decide nothing elsewhere
+    with pytest.raises(ValueError, match="unknown method 'nrae_x'"):
+        page.show("quick", method="nrae_x")
+    with pytest.raises(ValueError, match="parameter 'preset' is 'fast'; it must be one of"):
+        page.show("fast")
+
+
+def test_verdicts_are_stored_at_full_scale_and_a_page_says_when_the_stored_ones_are_old(stores, page):
+    page.show("paper", method="ae")
+    assert not page.folder.exists()  # a part of the methods decides nothing
+    assert "Preset paper." in page.show("paper")
+    stored = paper.load([page.claim], page.folder)
+    assert [(verdict.condition, verdict.preset) for verdict in stored] == [("thin", "paper"), ("wide", "paper")]
+    for known, sentences in ((stored, 0), (stored[:1], 1)):
+        paper.save("toy_page", known, page.folder)
+        text = page.show("quick")
+        assert "Shown at full scale, from 18 committed runs: everything. Spot check: 6 of them" in text
+        assert text.count("does not know these verdicts") == sentences
+        assert paper.load([page.claim], page.folder) == known  # only full scale writes
 
 
 def test_full_scale_leaves_out_the_sets_that_are_not_here_and_names_them(stores, tmp_path, monkeypatch):
@@ -164,28 +257,9 @@ def test_full_scale_leaves_out_the_sets_that_are_not_here_and_names_them(stores,
         return Plan({"curve": condition(), "images": images}, ("ae",), 1)
 
     study = studied(plan, "paper")
-    assert study.absent == ["images"] and set(study.frame.recipe) == {"curve"}
-    shown = []
-    monkeypatch.setattr("nrae_lib.pages.study.banner", shown.append)
-    pages.study_banner(study, "nothing")
-    assert shown == ["Not run, because the images are not on this machine: images."]
-    only = Study(
-        "toy", lambda preset: replace(plan(preset), conditions={"images": plan(preset).conditions["images"]}), "paper"
-    )
-    only.search()
+    assert study.absent == ["images"] and set(study.frame.condition) == {"curve"}
     with pytest.raises(grid.RunsFailed, match="MNIST is not there"):
-        only.train()
-
-
-def test_a_banner_says_what_was_cut_and_nothing_at_full_scale(stores, monkeypatch):
-    shown = []
-    monkeypatch.setattr("nrae_lib.pages.study.banner", shown.append)
-    pages.study_banner(studied(plan_of), "two seeds", "Digits stand in.")
-    assert shown == ["Preset quick: two seeds. No full-scale runs of this page are committed. Digits stand in."]
-    pages.study_banner(studied(plan_of, "paper"), "nothing")
-    assert len(shown) == 1
-    pages.study_banner(studied(plan_of), "two seeds")
-    assert shown[1] == "Preset quick: two seeds. 18 committed full-scale runs stand beside it."
+        studied(plan, "paper", only=["images"])
 
 
 def test_the_search_looks_at_validation_images_and_never_at_the_test(stores):
@@ -195,15 +269,13 @@ def test_the_search_looks_at_validation_images_and_never_at_the_test(stores):
         fields = dict(data="mnist", data_options=images, network=network, optimization=Optimization(1, 30))
         return Plan({"images": fields}, ("dae",), 1, search={"dae": {"corruption": (0.1, 0.2, 0.3)}})
 
-    Study("toy", plan, "quick").search()
+    studied(plan)
     tried = plan("quick").searches("images", "dae")
     for place, run in enumerate(tried):  # results whose two errors disagree
         result = stores["quick"].get(run)
         result.metrics |= {"test_mse": float(place), "validation_mse": float(-place)}
         stores["quick"].put(result)
-    study = Study("toy", plan, "quick")
-    study.search()
-    assert study.options["images"]["dae"] == {"corruption": 0.3}
+    assert studied(plan).options["images"]["dae"] == {"corruption": 0.3}
 
 
 def test_a_full_search_of_some_methods_decides_for_none(stores):
@@ -214,11 +286,18 @@ def test_a_full_search_of_some_methods_decides_for_none(stores):
     assert {result.run.key for result in study.searched} >= own
 
 
-def test_only_some_conditions_run_and_the_full_scale_results_of_the_others_stay(stores):
-    studied(plan_of, "paper")
-    study = Study("toy", plan_of, "quick", only=["thin"])
-    study.search()
-    study.train()
-    assert set(study.frame.recipe) == {"thin"} and set(study.shown_frame.recipe) == {"thin", "wide"}
-    with pytest.raises(ValueError, match="unknown condition 'narrow': choose among thin, wide"):
-        Study("toy", plan_of, "quick", only=["narrow"])
+def test_a_banner_names_every_size_that_was_cut():
+    def plan(preset):
+        small = preset != "paper"
+        fields = condition() | dict(network=Network(hidden=(4, 4) if small else (64,), latent_dim=1))
+        fields["optimization"] = Optimization(2 if small else 1000, 12)
+        fields["data_options"] = DATA | dict(n_test=20 if small else 5000)
+        both = {"a": fields, "b": fields | dict(data_options=fields["data_options"] | dict(noise=0.5))}
+        return Plan({"a": fields} if small else both, ("ae",), 1 if small else 10)
+
+    study = Study("toy", plan, "smoke")
+    study.conditions, study._own = ["a"], {"a"}
+    assert study.cut() == (
+        "1 of 10 seeds; test points 20 (full scale: 5,000); hidden layers 4-4 (full scale: 64); epochs 2 (full scale: 1,000); "
+        "1 of 2 conditions"
+    )

@@ -13,7 +13,7 @@ RELEASED_METHODS = ("ae", "dae", "nrae_0", "nrae_l", "nrae_q")
 SEARCH = {name: methods.get(name).search for name in METHODS if methods.get(name).search}
 # seeds: draws of points, noise and weights. quick holds only where the full-scale runs are not there.
 PRESETS = {
-    "smoke": dict(seeds=2, epochs=20),
+    "smoke": dict(seeds=2, epochs=5),
     "quick": dict(seeds=1, epochs=400),
     "paper": dict(seeds=10, epochs=2000),
 }
