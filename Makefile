@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env book test bench serve lock clean
+.PHONY: help env book test paper bench serve lock clean
 
 # Any Python >= 3.11 will do; say which one by  make env PYTHON=/path/to/python
 PYTHON ?=
@@ -48,13 +48,11 @@ book: env  ## regenerate every plot and table and build the site into _build/htm
 test: env  ## run every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(PYTEST_ARGS)
 
-bench: env  ## measure steps of all methods, the machine, a whole run, neighbour graphs and ensembles (some minutes)
-	@$(BIN)/python benchmarks/step_time.py
-	@$(BIN)/python benchmarks/all_methods.py
-	@$(BIN)/python benchmarks/machine.py
-	@$(BIN)/python benchmarks/whole_run.py --epochs 200 --chunk 20
-	@$(BIN)/python benchmarks/neighbors.py --quick
-	@$(BIN)/python benchmarks/ensembles.py --rounds 3
+paper: env  ## run what is missing at full scale, page by page (days on a CPU), and store it in results/
+	@NRAE_PRESET=paper $(BIN)/python book/_ext/run_notebooks.py
+
+bench: env  ## measure the training step and the neighbour graph against other formulations (some minutes)
+	@$(BIN)/python benchmarks/steps.py
 
 serve: env  ## serve the built site at http://localhost:8000 (another port: make serve PORT=8123)
 	@test -f _build/html/index.html || { echo "There is no site yet: run  make book  first" >&2; exit 1; }

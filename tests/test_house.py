@@ -65,7 +65,11 @@ def test_library_imports_without_the_extras():
     import_names = {"jupyter-book": "jupyter_book", "pyyaml": "yaml", "sphinxcontrib-bibtex": "sphinxcontrib"}
     extras = [Requirement(line).name for name in ("book", "cluster", "test") for line in EXTRAS[name]]
     blocked = [import_names.get(name, name.replace("-", "_")) for name in extras] + ["IPython", "tqdm", "pydantic"]
-    modules = [f"nrae_lib.{path.stem}" for path in (ROOT / "nrae_lib").glob("[!_]*.py")]
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "nrae_lib").rglob("*.py")
+        if path.stem != "__main__"
+    ]
     code = (
         "import importlib, sys\n"
         f"sys.modules.update(dict.fromkeys({blocked}))\n"
@@ -75,14 +79,48 @@ def test_library_imports_without_the_extras():
     assert result.returncode == 0, result.stderr
 
 
-def test_conda_environment_installs_what_pyproject_names():
+# What README tells a reader to type or to use, and a package without which it fails.
+PROMISED = {
+    "papermill notebooks/fig7_swissroll.ipynb": "papermill",
+    "jupyter-book build book/": "jupyter-book",
+    "-p workers 4": "distributed",
+    "-p cluster slurm": "dask-jobqueue",
+    "python -m nrae_lib.data": "torchvision",
+    "FID": "pytorch-fid",
+    "GRAE": "phate",
+    "RealNVP": "zuko",
+    "UMAP": "umap-learn",
+    "model.save(": "safetensors",
+    ".parquet": "pyarrow",
+    "a folder of images": "pillow",
+    "device cuda": "torch",
+}
+
+
+@pytest.mark.parametrize(("promise", "package"), PROMISED.items(), ids=list(PROMISED))
+def test_conda_environment_installs_what_readme_promises(promise, package):
+    assert promise in (ROOT / "README.md").read_text()
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert conda == ["python" + PROJECT["requires-python"], "pip"], "packages belong in pyproject.toml"
     (line,) = pip
     extras = re.fullmatch(r"-e \.\[([\w,]+)\]", line)[1].split(",")
-    assert {"book", "test"} <= set(extras) <= set(EXTRAS)
+    installed = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
+    assert package in {Requirement(line).name for line in installed}
+
+
+def test_floors_import_only_from_those_above_them_and_in_no_circle():
+    linter = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "2 kept, 0 broken" in result.stdout, result.stdout[-4000:]
+
+
+def test_no_file_is_longer_than_500_lines():
+    for folder in ("nrae_lib", "tests", "benchmarks", "book/_ext"):
+        for path in (ROOT / folder).rglob("*.py"):
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines: split it"
 
 
 def test_every_target_says_what_it_does():
@@ -91,7 +129,7 @@ def test_every_target_says_what_it_does():
     shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True).stdout
     for target in targets:
         assert re.search(rf"make {target}\s+\S", shown), f"`make help` does not explain {target}"
-    assert {"env", "book", "test", "bench", "serve", "lock", "clean"} <= set(targets)
+    assert {"env", "book", "test", "paper", "bench", "serve", "lock", "clean"} <= set(targets)
 
 
 def test_no_python_gives_one_clear_sentence(tmp_path):

@@ -1,8 +1,8 @@
 """Sphinx extension: before the book is read, run every notebook that is missing or stale.
 
-A page is stale when something that decides it has changed: its notebook, the preset, a module of nrae_lib that it
-imports (directly or not), the pinned versions, or a folder of committed results that it declares in its metadata
-(``{"nrae": {"results": ["sine"]}}``). The hashes of all these lie beside each executed page, so that
+A page is stale when something that decides it has changed: its notebook, the preset, the library, the pinned versions,
+a folder of committed results that it declares in its metadata (``{"nrae": {"results": ["sine"]}}``), or, if it declares
+``"images": true``, the image sets that are there. The hashes of all these lie beside each executed page, so that
 
     python book/_ext/run_notebooks.py --status
 
@@ -11,7 +11,6 @@ says what would run, and why. The preset is ``$NRAE_PRESET``, or ``quick``. A no
 """
 
 import argparse
-import ast
 import base64
 import fcntl
 import hashlib
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -43,91 +41,37 @@ class NotebookError(RuntimeError):
 # --- What decides a page -------------------------------------------------------------------------------------------
 
 
-def imported_names(source: str, package: str = "") -> Iterator[str]:
-    """Dotted names that Python source may import, wherever the import stands; `package` resolves relative ones."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")
-            outer = parents[: len(parents) + 1 - node.level] if node.level else []
-            base = ".".join([*outer, *filter(None, [node.module])])
-            yield base
-            # `from nrae_lib import losses` names a module, `from nrae_lib.core.losses import nrae` does not: try both.
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and re.fullmatch(rf"{PACKAGE}(\.\w+)+", str(node.value)):
-            yield node.value  # importlib.import_module("nrae_lib.core.losses"), or a lazy table of module names
-
-
-def module_files(root: Path, dotted_name: str) -> set[Path]:
-    """The files behind a dotted name: the package itself, and the module or the whole folder (with its data) below."""
-    first, *below = dotted_name.split(".")
-    folder = root / PACKAGE
-    if first != PACKAGE or not folder.is_dir():
-        return set()
-    files = {folder / "__init__.py"} | {path for path in folder.iterdir() if path.suffix != ".py"}
-    if below:
-        files |= {folder / f"{below[0]}.py", *(folder / below[0]).rglob("*")}
-    return {path for path in files if path.is_file() and "__pycache__" not in path.parts}
-
-
-def import_closure(root: Path, sources: list[str]) -> set[Path]:
-    """Every file of nrae_lib that the sources import, directly or through other modules."""
-    found: set[Path] = set()
-    to_read = deque((source, "") for source in sources)
-    while to_read:
-        source, package = to_read.popleft()
-        for name in imported_names(source, package):
-            for path in module_files(root, name) - found:
-                found.add(path)
-                if path.suffix == ".py":
-                    inside = ".".join(path.relative_to(root).parent.parts)
-                    to_read.append((path.read_text(encoding="utf-8"), inside))
-    return found
-
-
-def python_sources(notebook: dict) -> list[str]:
-    """The code cells as plain Python, magics and shell lines translated; a cell that does not parse is left out."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    sources = []
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            source = TransformerManager().transform_cell("".join(cell["source"]))
-            try:
-                ast.parse(source)
-            except SyntaxError:
-                continue  # running the notebook will say so better
-            sources.append(source)
-    return sources
-
-
 def ingredients(root: Path, name: str, preset: str) -> dict[str, str]:
     """Everything that decides a page, by name, with its hash (the preset stands for itself)."""
     notebook = read_source(root, name)
     declared = notebook["metadata"].get("nrae", {})
     # Outputs left by a reader who ran the notebook in place decide nothing.
-    tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
-    text = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
+    cells = [
+        [cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in notebook["cells"]
+    ]
+    library = [path for path in (root / PACKAGE).rglob("*") if path.suffix in {".py", ".csv"}]
     decided_by = {
         "preset": preset,
-        f"notebooks/{name}.ipynb": hashlib.sha256(json.dumps([text, tags, declared]).encode()).hexdigest(),
+        f"notebooks/{name}.ipynb": _hash([cells, declared]),
+        PACKAGE: _hash([[str(path.relative_to(root)), _hash_of(path)] for path in sorted(library)]),
+        "requirements.lock": _hash_of(root / "requirements.lock"),
     }
-    files = import_closure(root, python_sources(notebook))
-    files |= {path for path in [root / "requirements.lock"] if path.exists()}
     for folder in declared.get("results", []):
-        # Hidden files are locks, checkpoints and weights, not results.
-        inside = (root / "results" / folder).rglob("*")
-        files |= {path for path in inside if path.is_file() and not _is_hidden(path.relative_to(root))}
-    for path in sorted(files):
-        decided_by[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    if any("datasets.resolve" in source for source in python_sources(notebook)):
+        for path in sorted((root / "results" / folder).rglob("*")):
+            # Hidden files are locks, checkpoints and weights, not results.
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+                decided_by[path.relative_to(root).as_posix()] = _hash_of(path)
+    if declared.get("images"):
         decided_by["image sets"] = _image_sets(Path(os.environ.get("NRAE_DATA") or root / "data"))
     return decided_by
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _hash(content: list) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _image_sets(folder: Path) -> str:
@@ -135,17 +79,9 @@ def _image_sets(folder: Path) -> str:
 
     Not the pictures one by one (CelebA has 200,000), and not what the library itself keeps beside them.
     """
-    files = sorted(
-        path
-        for depth in ("*", "*/*", "*/raw/*")
-        for path in folder.glob(depth)
-        if path.is_file() and path.suffix in {"", ".npz", ".gz", ".zip", ".mat", ".txt"}
-    )
-    return hashlib.sha256(
-        json.dumps(
-            [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        ).encode()
-    ).hexdigest()
+    files = [path for depth in ("*", "*/*", "*/raw/*") for path in sorted(folder.glob(depth)) if path.is_file()]
+    kinds = {"", ".npz", ".gz", ".zip", ".mat", ".txt"}
+    return _hash([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.suffix in kinds])
 
 
 def why_stale(root: Path, name: str, preset: str) -> str | None:
