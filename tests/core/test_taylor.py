@@ -1,6 +1,7 @@
 """The one-pass jets agree with nested torch.func.jvp, in value and in gradient, and never compute an exact zero."""
 
-import doctest
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -37,93 +38,68 @@ def overridden(layer):
     return layer
 
 
-def out_of_place(layer):
-    """The reference must not disturb its own primal."""
-    return lambda x: layer(x.clone())
-
-
 def reference(network, point, direction, order):
     """Nested forward mode, one direction at a time."""
-    function = out_of_place(network)
 
     def slope(p, v):
-        return torch.func.jvp(function, (p,), (v,))[1]
+        return torch.func.jvp(lambda x: network(x.clone()), (p,), (v,))[1]  # a copy, because a layer may work in place
 
     several = direction.dim() > point.dim()
-    firsts, seconds = [], []
-    for v in direction if several else [direction]:
-        first, second = torch.func.jvp(lambda p, v=v: slope(p, v), (point,), (v,))
-        firsts.append(first)
-        seconds.append(second)
-    first, second = (torch.stack(firsts), torch.stack(seconds)) if several else (firsts[0], seconds[0])
-    return [function(point), first, second][: order + 1]
+    pairs = [torch.func.jvp(partial(slope, v=v), (point,), (v,)) for v in (direction if several else [direction])]
+    derivatives = [torch.stack(parts) if several else parts[0] for parts in zip(*pairs, strict=True)]
+    return [network(point.clone()), *derivatives][: order + 1]
 
 
-def check(network, shape=(3, 4), order=2, directions=None, seed=0):
+def check(network, shape=(3, 4), order=2, directions=None, seed=0, device="cpu"):
     """Values and all gradients of taylor equal the reference's."""
-    network = network.double()
-    generator = torch.Generator().manual_seed(seed)
+    network, generator = network.to(device, torch.float64), torch.Generator().manual_seed(seed)
 
     def draw(*size):
-        return torch.randn(size, dtype=torch.float64, generator=generator)
+        return torch.randn(size, dtype=torch.float64, generator=generator).to(device)
 
     point = draw(*shape).requires_grad_()
     direction = draw(*((directions,) if directions else ()), *shape).requires_grad_()
-    leaves = [point, direction, *network.parameters()]
-    before = point.detach().clone()
-
+    leaves, before = [point, direction, *network.parameters()], point.detach().clone()
     jet = taylor(network, point, direction, order)
-    assert torch.equal(point, before)
+    for layer in network.modules():
+        layer.inplace = False  # PyTorch itself refuses two activations in a row of which the second is in place
     expected = reference(network, point, direction, order)
-    assert all(coefficient is None for coefficient in jet[order + 1 :])
-    obtained = [zero_if_none(got, want) for got, want in zip(jet, expected, strict=False)]
+    assert torch.equal(point, before) and all(coefficient is None for coefficient in jet[order + 1 :])
+    obtained = [torch.zeros_like(want) if got is None else got for got, want in zip(jet, expected, strict=False)]
     torch.testing.assert_close(obtained, expected)
-
     # Random weights for every entry, so that no coefficient's gradient can hide behind another's.
     weights = [draw(*coefficient.shape) for coefficient in expected]
-    gradients = [
-        torch.autograd.grad(
-            sum((weight * coefficient).sum() for weight, coefficient in zip(weights, coefficients, strict=True)),
-            leaves,
-            materialize_grads=True,
-        )
-        for coefficients in (obtained, expected)
-    ]
-    torch.testing.assert_close(*gradients)
+    sums = [sum((w * part).sum() for w, part in zip(weights, parts, strict=True)) for parts in (obtained, expected)]
+    torch.testing.assert_close(*(torch.autograd.grad(one, leaves, materialize_grads=True) for one in sums))
     return jet
-
-
-def zero_if_none(coefficient, like):
-    return torch.zeros_like(like) if coefficient is None else coefficient
 
 
 def linear(rows=4, columns=4):
     return nn.Linear(columns, rows)
 
 
+def mlp(*activations):
+    return nn.Sequential(*[part for activation in activations for part in (linear(), activation)])
+
+
+def of_images(*layers, shape=(1, 2, 2)):
+    return nn.Sequential(nn.Unflatten(-1, shape), *layers, *([] if layers[1:] else [nn.Flatten()]))
+
+
 VECTOR_LAYERS = {
-    "relu": nn.ReLU,
+    **{kind.__name__.lower(): kind for kind in (nn.ReLU, nn.ELU, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Identity)},
     "relu in place": lambda: nn.ReLU(inplace=True),
-    "elu": nn.ELU,
     "elu alpha": lambda: nn.ELU(0.7),
     "elu negative alpha": lambda: nn.ELU(-0.5),
     "elu in place": lambda: nn.ELU(1.3, inplace=True),
-    "softplus": nn.Softplus,
     "softplus sharp": lambda: nn.Softplus(beta=5.0, threshold=2.0),
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "identity": nn.Identity,
     "linear": linear,
     "linear without bias": lambda: nn.Linear(4, 4, bias=False),
     "spectral norm": lambda: spectral_norm(nn.Linear(4, 4)).eval(),
     "weight norm": lambda: weight_norm(nn.Linear(4, 4)),
     "flatten": lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Flatten()),
-    "convolution": lambda: nn.Sequential(
-        nn.Unflatten(-1, (1, 2, 2)), nn.Conv2d(1, 3, 2, stride=2, padding=1), nn.Flatten(1, -1), nn.Linear(12, 4)
-    ),
-    "transposed convolution": lambda: nn.Sequential(
-        nn.Unflatten(1, (4, 1, 1)), nn.ConvTranspose2d(4, 1, 2, 2, bias=False), nn.Flatten()
-    ),
+    "convolution": lambda: of_images(nn.Conv2d(1, 3, 2, stride=2, padding=1), nn.Flatten(1, -1), nn.Linear(12, 4)),
+    "transposed convolution": lambda: of_images(nn.ConvTranspose2d(4, 1, 2, 2, bias=False), shape=(4, 1, 1)),
 }
 
 FALLBACKS = {
@@ -135,23 +111,19 @@ FALLBACKS = {
     "hooked sequential": lambda: hooked(nn.Sequential(nn.Linear(4, 4), nn.Tanh())),
     "hooked in place": lambda: hooked(nn.ReLU(inplace=True)),
     "overridden": lambda: overridden(nn.Tanh()),
-    "pooling": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, 2, 2)), nn.MaxPool2d(2, 1, padding=1), nn.Flatten(), linear(4, 9)
-    ),
-    "padding mode": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), nn.Flatten()
-    ),
-    "padding same": lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 2, padding="same"), nn.Flatten()),
+    "pooling": lambda: of_images(nn.MaxPool2d(2, 1, padding=1), nn.Flatten(), linear(4, 9)),
+    "padding mode": lambda: of_images(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")),
+    "padding same": lambda: of_images(nn.Conv2d(1, 1, 2, padding="same")),
 }
 
 POSITIONS = {
     "start": lambda layer: nn.Sequential(layer, linear(), nn.Tanh()),
-    "middle": lambda layer: nn.Sequential(
-        nn.Sequential(linear(), nn.ELU()), layer, nn.Sequential(linear(3), nn.Softplus())
-    ),
+    "middle": lambda layer: nn.Sequential(mlp(nn.ELU()), layer, nn.Sequential(linear(3), nn.Softplus())),
     "end": lambda layer: nn.Sequential(linear(), nn.Sigmoid(), linear(), layer),
     "alone": lambda layer: layer,
 }
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture(autouse=True)
@@ -168,39 +140,26 @@ def test_every_layer_in_every_position(name, position, directions, order):
     check(POSITIONS[position](layer), order=order, directions=directions)
 
 
+NETWORKS = {  # with the shape of a point
+    "grouped": ((2, 5, 6), lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=1, groups=2)),
+    "dilated": ((2, 5, 6), lambda: nn.Conv2d(2, 3, (2, 3), padding=(1, 2), dilation=2)),
+    "padded": ((2, 5, 6), lambda: nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1, output_padding=1)),
+    "transposed": ((2, 5, 6), lambda: nn.ConvTranspose2d(2, 4, 2, groups=2, dilation=2)),
+    "spectral": ((2, 5, 6), lambda: spectral_norm(nn.ConvTranspose2d(2, 3, 2)).eval()),
+    "decoder": ((2,), lambda: nn.Sequential(nn.Linear(2, 8), nn.Unflatten(1, (8, 1, 1)), nn.ReLU(), nn.ConvTranspose2d(
+        8, 4, 3), nn.ReLU(inplace=True), nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Sigmoid())),
+    "shared": ((4,), lambda: nn.Sequential(*[nn.Linear(4, 4), nn.ELU(), nn.Tanh()] * 2)),
+    "sequences": ((4, 3), lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Flatten(), nn.Linear(20, 2))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("directions", [None, 1, 2])
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=1, groups=2),
-        lambda: nn.Conv2d(2, 3, (2, 3), padding=(1, 2), dilation=2),
-        lambda: nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1, output_padding=1),
-        lambda: nn.ConvTranspose2d(2, 4, 2, groups=2, dilation=2),
-        lambda: spectral_norm(nn.ConvTranspose2d(2, 3, 2)).eval(),
-    ],
-)
-def test_image_networks(make, directions):
-    check(nn.Sequential(nn.Tanh(), make(), nn.Softplus(), nn.Flatten()), (2, 2, 5, 6), directions=directions)
-
-
-def test_decoder_of_images():
-    decoder = nn.Sequential(
-        nn.Linear(2, 8), nn.Unflatten(1, (8, 1, 1)), nn.ReLU(), nn.ConvTranspose2d(8, 4, 3), nn.ReLU(inplace=True),
-        nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Sigmoid(),
-    )  # fmt: skip
-    assert check(decoder, (3, 2)).value.shape == (3, 1, 6, 6)
-
-
-def test_sequences_of_vectors():
-    check(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Flatten(), nn.Linear(20, 2)), (2, 4, 3), directions=2)
-
-
-def test_any_callable():
-    point, direction = torch.randn(2, 3, 2, dtype=torch.float64)
-    torch.testing.assert_close(
-        list(taylor(lambda x: x**3, point, direction, 2)),
-        [point**3, 3 * point**2 * direction, 6 * point * direction**2],
-    )
+@pytest.mark.parametrize("name", NETWORKS)
+def test_points_of_any_shape(name, directions, device):
+    shape, make = NETWORKS[name]
+    network = nn.Sequential(nn.Tanh(), make(), nn.Softplus(), nn.Flatten())
+    check(network, (2, *shape), directions=directions, device=device)
 
 
 smooth = st.sampled_from(["elu", "elu alpha", "softplus", "softplus sharp", "sigmoid", "tanh", "gelu", "layer norm"])
@@ -222,15 +181,6 @@ def test_random_architectures(names, cut, order, directions, seed):
     check(network, order=order, directions=directions, seed=seed)
 
 
-def test_shared_layer_receives_both_gradients():
-    layer = linear()
-    check(nn.Sequential(layer, nn.Tanh(), layer, nn.ELU()))
-
-
-def mlp(*activations):
-    return nn.Sequential(*[part for activation in activations for part in (linear(), activation)])
-
-
 def test_second_coefficient_is_absent_where_it_is_exactly_zero():
     assert check(nn.Sequential(mlp(nn.ReLU(), nn.ReLU()), linear())).second is None
     assert check(nn.Sequential(linear(), linear())).second is None
@@ -240,96 +190,66 @@ def test_second_coefficient_is_absent_where_it_is_exactly_zero():
 
 
 def test_second_coefficient_is_not_computed_before_the_first_smooth_layer(monkeypatch):
-    rows = []
-    forward = module._Linear.forward
-    monkeypatch.setattr(
-        module._Linear, "forward", lambda rule, stack, *rest: rows.append(len(stack)) or forward(rule, stack, *rest)
-    )
+    rows, forward = [], module._Linear.forward
+    monkeypatch.setattr(module._Linear, "forward", lambda *given: rows.append(len(given[1])) or forward(*given))
     taylor(mlp(nn.ReLU(), nn.ReLU(), nn.Tanh(), nn.ReLU()), torch.randn(2, 4), torch.randn(2, 4), 2)
     assert rows == [2, 2, 2, 3]
 
 
 def test_value_is_computed_once_for_several_directions():
     calls = []
-
-    def function(x):
-        calls.append(x.shape)
-        return x.sin()
-
-    taylor(nn.Sequential(nn.Tanh(), linear()).append(hooked(nn.Tanh())), torch.randn(2, 4), torch.randn(5, 2, 4), 1)
-    taylor(function, torch.randn(2, 4), torch.randn(5, 2, 4), 2)
+    taylor(lambda x: calls.append(x) or x.sin(), torch.randn(2, 4), torch.randn(5, 2, 4), 2)
     assert len(calls) == 1
 
 
-def test_expansion_is_exact_for_a_quadratic_function():
+def test_expansion_is_exact_for_a_quadratic_function_and_without_coefficients():
     point, direction = torch.randn(2, 3, 2, dtype=torch.float64)
-    jet = taylor(lambda x: 3 * x**2 + x, point, direction, 2)
-    end = point + direction
+    end, jet = point + direction, taylor(lambda x: 3 * x**2 + x, point, direction, 2)
+    torch.testing.assert_close(list(jet), [3 * point**2 + point, (6 * point + 1) * direction, 6 * direction**2])
     torch.testing.assert_close(jet.expansion(), 3 * end**2 + end)
     several = taylor(lambda x: 3 * x**2 + x, point, torch.stack([direction, -direction]), 2)
     torch.testing.assert_close(several.expansion()[0], jet.expansion())
-
-
-def test_expansion_of_absent_coefficients():
-    point, direction = torch.randn(2, 3, 4)
-    layer = linear()
+    layer, (point, direction) = linear(), torch.randn(2, 3, 4)
     torch.testing.assert_close(taylor(layer, point, direction, 2).expansion(), layer(point + direction))
     torch.testing.assert_close(taylor(layer, point, direction, 0).expansion(), layer(point))
 
 
 def test_gradient_through_one_coefficient_only():
-    network = mlp(nn.ELU(), nn.Sigmoid()).double()
-    point, direction = torch.randn(2, 3, 4, dtype=torch.float64)
-    leaves = list(network.parameters())
+    network, (point, direction) = mlp(nn.ELU(), nn.Sigmoid()).double(), torch.randn(2, 3, 4, dtype=torch.float64)
     for index in range(3):
-        torch.testing.assert_close(
-            *(
-                torch.autograd.grad(jets(network, point, direction, 2)[index].sum(), leaves, materialize_grads=True)
-                for jets in (taylor, reference)
-            )
-        )
+        sums = [jets(network, point, direction, 2)[index].sum() for jets in (taylor, reference)]
+        gradients = [torch.autograd.grad(one, [*network.parameters()], materialize_grads=True) for one in sums]
+        torch.testing.assert_close(*gradients)
 
 
 def test_frozen_parameters_and_no_grad():
-    network = mlp(nn.ELU(), nn.Tanh())
+    network, (point, direction) = mlp(nn.ELU(), nn.Tanh()), torch.randn(2, 3, 4)
     network[0].requires_grad_(False)
-    point, direction = torch.randn(2, 3, 4)
     taylor(network, point, direction, 2).expansion().sum().backward()
     assert network[0].weight.grad is None and network[2].weight.grad is not None
     with torch.no_grad():
         assert not taylor(network, point, direction, 2).value.requires_grad
 
 
-def test_changed_weights_before_backward_are_noticed():
-    network = mlp(nn.Tanh(), nn.Tanh())
-    jet = taylor(network, torch.randn(3, 4), torch.randn(3, 4), 1)
+def test_changed_weights_and_a_second_differentiation_are_refused():
+    network, point = mlp(nn.Tanh(), nn.Tanh()), torch.randn(3, 4, requires_grad=True)
+    total = taylor(network, point, torch.randn(3, 4), 1).first.sum()
+    with pytest.raises(RuntimeError, match="differentiated once only"):
+        torch.autograd.grad(total, point, create_graph=True)
     with torch.no_grad():
         network[2].weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        jet.first.sum().backward()
-
-
-def test_second_differentiation_is_refused():
-    point = torch.randn(3, 4, requires_grad=True)
-    total = taylor(mlp(nn.Tanh()), point, torch.randn(3, 4), 1).first.sum()
-    with pytest.raises(RuntimeError, match="differentiated once only"):
-        torch.autograd.grad(total, point, create_graph=True)
-
-
-def test_single_precision_stays_single():
-    network = mlp(nn.Softplus(), nn.ReLU(), nn.Sigmoid())
-    assert {coefficient.dtype for coefficient in taylor(network, *torch.randn(2, 3, 4), 2)} == {torch.float32}
+        total.backward()
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_single_precision_of_large_layers(order):
     # Large enough for the products that take another route than small ones.
     network = nn.Sequential(nn.Linear(40, 64), nn.ELU(), nn.Linear(64, 50), nn.Softplus(), nn.Linear(50, 33))
-    point, direction = torch.randn(2, 36, 40)
-    results = []
+    results, (point, direction) = [], torch.randn(2, 36, 40)
     for dtype in (torch.float32, torch.float64):
-        network = network.to(dtype)
-        jet = taylor(network, point.to(dtype), direction.to(dtype), order)
+        jet = taylor(network.to(dtype), point.to(dtype), direction.to(dtype), order)
+        assert {coefficient.dtype for coefficient in jet if coefficient is not None} == {dtype}
         gradients = torch.autograd.grad(jet.expansion().square().sum(), list(network.parameters()))
         results.append([tensor.double() for tensor in (jet.expansion(), *gradients)])
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
@@ -343,8 +263,8 @@ def test_large_stacks_are_rectified_in_place(monkeypatch, before, order):
 
 
 IMAGES = {
-    "encoder": lambda act: nn.Sequential(nn.Conv2d(3, 8, 3, 2), act(), nn.Conv2d(8, 4, 2), act(), nn.Conv2d(4, 2, 1)),
-    "decoder": lambda act: nn.Sequential(nn.ConvTranspose2d(3, 8, 3, 2), act(), nn.ConvTranspose2d(8, 2, 2), act()),
+    "encoder": lambda act: [nn.Conv2d(3, 8, 3, 2), act(), nn.Conv2d(8, 4, 2), act(), nn.Conv2d(4, 2, 1)],
+    "decoder": lambda act: [nn.ConvTranspose2d(3, 8, 3, 2), act(), nn.ConvTranspose2d(8, 2, 2), act()],
 }
 
 
@@ -352,60 +272,41 @@ IMAGES = {
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU, nn.Sigmoid])
 @pytest.mark.parametrize("name", IMAGES)
 def test_channels_last_images_stay_so(monkeypatch, name, activation, order):
-    seen = []
-
-    def watched(call):
-        def watching(rule, tensor, *rest):
-            result = call(rule, tensor, *rest)
-            seen.extend(part.flatten(0, 1) for part in (tensor, result[0]) if part is not None and part.dim() == 5)
-            return result
-
-        return watching
-
+    seen, results = [], []
     for rule in (module._Convolution, module._ReLU, module._Smooth):
-        for call in ("forward", "backward"):
-            monkeypatch.setattr(rule, call, watched(getattr(rule, call)))
-    network = IMAGES[name](activation).double()
-    point, direction = torch.randn(2, 3, 3, 7, 9, dtype=torch.float64)
-    results = []
+        for way in (rule.forward, rule.backward):  # both ways through every layer
+            monkeypatch.setattr(rule, way.__name__, lambda *given, way=way: seen.append(given[1]) or way(*given))
+    network, points = nn.Sequential(*IMAGES[name](activation)).double(), torch.randn(2, 3, 3, 7, 9).double()
     for memory in (torch.contiguous_format, torch.channels_last):
         seen.clear()
         network.to(memory_format=memory)
-        point, direction = (part.contiguous(memory_format=memory) for part in (point, direction))
-        jet = taylor(network, point, direction, order)
+        jet = taylor(network, *(part.contiguous(memory_format=memory) for part in points), order)
         gradients = torch.autograd.grad(jet.expansion().square().sum(), list(network.parameters()))
-        assert len(seen) >= 4 * len(network) - 1  # both ways through every layer, but not to the first one's input
-        assert all(part.is_contiguous(memory_format=memory) for part in seen)
+        assert len(seen) == 2 * len(network) and jet.value.is_contiguous(memory_format=memory)
+        assert all(part.flatten(0, 1).is_contiguous(memory_format=memory) for part in seen)
         results.append([*jet[: order + 1], *gradients])
     torch.testing.assert_close(*results)
 
 
-def far_from_kinks(network):
-    """Biases that keep a ReLU's argument on one side of zero, where rounding to bfloat16 would otherwise move it across."""
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            layer.bias.data = 3.0 - 6 * (torch.arange(len(layer.bias)) % 2)
+def half_network(inner, last):
+    network = nn.Sequential(nn.Linear(4, 64), inner(), nn.Linear(64, 64), inner(), nn.Linear(64, 8), last())
+    for layer in network[::2]:  # a ReLU's argument stays on its side of zero, across which rounding would move it
+        layer.bias.data = 3.0 - 6 * (torch.arange(len(layer.bias)) % 2)
     return network
 
 
 HALF = {
-    "relu": (nn.ReLU, nn.ReLU),
-    "elu": (nn.ELU, nn.Sigmoid),
-    "softplus": (nn.Softplus, nn.Identity),
-    "tanh": (nn.Tanh, nn.Tanh),
-    "fallback": (nn.GELU, Squared),
+    "relu": lambda: half_network(nn.ReLU, nn.ReLU),
+    "elu": lambda: half_network(nn.ELU, nn.Sigmoid),
+    "softplus": lambda: half_network(nn.Softplus, nn.Identity),
+    "tanh": lambda: half_network(nn.Tanh, nn.Tanh),
+    "fallback": lambda: half_network(nn.GELU, Squared),
+    "images": lambda: of_images(nn.ConvTranspose2d(4, 8, 4), nn.Softplus(), nn.Conv2d(8, 3, 2), shape=(4, 1, 1)),
 }
 
 
-def half_network(name):
-    inner, last = HALF[name]
-    return far_from_kinks(
-        nn.Sequential(nn.Linear(4, 64), inner(), nn.Linear(64, 64), inner(), nn.Linear(64, 8), last())
-    )
-
-
-def in_bfloat16(network, point, direction, order, device="cpu"):
-    with torch.autocast(device, torch.bfloat16):
+def in_bfloat16(network, point, direction, order):
+    with torch.autocast(point.device.type, torch.bfloat16):
         return taylor(network, point, direction, order)
 
 
@@ -413,115 +314,67 @@ def relative(got, want):
     return ((got.double() - want).norm() / want.norm()).item()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("name", HALF)
-def test_autocast_rounds_and_no_more(name, order):
-    network, (point, direction) = half_network(name), torch.randn(2, 32, 4)
+def test_autocast_rounds_and_no_more(name, order, device):
+    network, (point, direction) = HALF[name]().to(device), torch.randn(2, 32, 4, device=device)
     half = in_bfloat16(network, point, direction, order)
     assert {coefficient.dtype for coefficient in half if coefficient is not None} == {torch.bfloat16}
     parameters = list(network.parameters())
     gradients = torch.autograd.grad(half.expansion().float().square().mean(), parameters)
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         plain = network(point)
-    network = network.double()
-    exact = taylor(network, point.double(), direction.double(), order)
+    exact = taylor(network.double(), point.double(), direction.double(), order)
     # Rounding is 2^-9 for every number, and some numbers cancel: a few times that.
     for got, want in zip(half, exact, strict=True):
         assert got is None or want is None or relative(got, want) < 0.03
     assert relative(half.value, exact.value) < 1.5 * relative(plain, exact.value) + 2**-9
     wanted = torch.autograd.grad(exact.expansion().square().mean(), parameters)
     assert all(relative(got, want) < 0.05 for got, want in zip(gradients, wanted, strict=True))
+    kept = in_bfloat16(network, point.double(), direction.double(), order)  # double precision is left alone
+    assert all(got is None or torch.equal(got, want) for got, want in zip(kept, exact, strict=True))
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.ELU, nn.Softplus])
-def test_derivatives_under_autocast_near_saturation(activation):
+@pytest.mark.parametrize(("activation", "start"), [(nn.Tanh, 4.0), (nn.Sigmoid, 9.0), (nn.ELU, -8), (nn.Softplus, -8)])
+def test_derivatives_under_autocast_near_saturation(activation, start):
     # A value rounded to bfloat16 is 1 there, or -1: a slope computed from it would be zero.
-    start = {nn.Tanh: 4.0, nn.Sigmoid: 9.0, nn.ELU: -8.0, nn.Softplus: -8.0}[activation]
-    network = nn.Sequential(nn.Linear(1, 1), activation())
+    network, point = nn.Sequential(nn.Linear(1, 1, bias=False), activation()), torch.full((1, 1), float(start))
     nn.init.ones_(network[0].weight)
-    nn.init.zeros_(network[0].bias)
-    point = torch.full((1, 1), start)
     half = in_bfloat16(network, point, torch.ones_like(point), 2)
     exact = taylor(network.double(), point.double(), torch.ones(1, 1, dtype=torch.float64), 2)
-    for got, want in zip(half, exact, strict=True):
-        assert relative(got, want) < 0.01
-
-
-def test_autocast_leaves_double_precision_alone():
-    network, (point, direction) = mlp(nn.ELU(), Squared()).double(), torch.randn(2, 3, 4, dtype=torch.float64)
-    for got, want in zip(in_bfloat16(network, point, direction, 2), taylor(network, point, direction, 2), strict=True):
-        assert torch.equal(got, want)
-
-
-def test_autocast_rounds_images_too():
-    network = nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.ConvTranspose2d(4, 8, 4), nn.Softplus(), nn.Conv2d(8, 3, 2))
-    point, direction = torch.randn(2, 5, 4)
-    half = in_bfloat16(network, point, direction, 2)
-    gradients = torch.autograd.grad(half.expansion().float().square().sum(), list(network.parameters()))
-    exact = taylor(network.double(), point.double(), direction.double(), 2)
-    wanted = torch.autograd.grad(exact.expansion().square().sum(), list(network.parameters()))
-    assert {coefficient.dtype for coefficient in half} == {torch.bfloat16}
-    for got, want in zip((*half, *gradients), (*exact, *wanted), strict=True):
-        assert relative(got, want) < 0.03
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", HALF)
-def test_autocast_on_gpu(name):
-    network, (point, direction) = half_network(name).cuda(), torch.randn(2, 32, 4, device="cuda")
-    half = in_bfloat16(network, point, direction, 2, "cuda")
-    gradients = torch.autograd.grad(half.expansion().float().square().mean(), list(network.parameters()))
-    assert {gradient.dtype for gradient in gradients} == {torch.float32}
-    exact = taylor(network.double(), point.double(), direction.double(), 2)
-    for got, want in zip(half, exact, strict=True):
-        assert got is None or want is None or relative(got, want) < 0.03
+    assert all(relative(got, want) < 0.01 for got, want in zip(half, exact, strict=True))
 
 
 def test_global_hooks_are_respected():
-    network, (point, direction) = mlp(nn.Tanh()).double(), torch.randn(2, 3, 4, dtype=torch.float64)
     hook = nn.modules.module.register_module_forward_hook(lambda layer, inputs, output: output**2)
     try:
-        torch.testing.assert_close(list(taylor(network, point, direction, 2)), reference(network, point, direction, 2))
+        check(mlp(nn.Tanh()))
     finally:
         hook.remove()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_agrees_with_cpu():
-    network = mlp(nn.ELU(), nn.ReLU(), nn.Sigmoid()).double()
-    point, direction = torch.randn(2, 3, 4, dtype=torch.float64)
-    on_cpu = list(taylor(network, point, direction, 2))
-    on_gpu = taylor(network.cuda(), point.cuda(), direction.cuda(), 2)
-    torch.testing.assert_close([coefficient.cpu() for coefficient in on_gpu], on_cpu)
+def test_inside_transforms_the_result_is_the_same():
+    network, (point, direction) = mlp(nn.ELU(), nn.Sigmoid()).double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    jet = taylor(network, point, direction, 2)
+    mapped = torch.func.vmap(lambda p, v: tuple(taylor(network, p[None], v[None], 2)))(point, direction)
+    torch.testing.assert_close([one.squeeze(1) for one in mapped], list(jet))
+    slope = torch.func.jvp(lambda p: taylor(network, p, direction, 1).value, (point,), (direction,))[1]
+    torch.testing.assert_close(slope, jet.first)
 
 
-@pytest.mark.parametrize("order", [-1, 3, 1.5, 2.0, True, None, "2"])
-def test_order_is_checked(order):
-    with pytest.raises(ValueError, match="order must be 0, 1 or 2"):
-        taylor(linear(), torch.zeros(2, 4), torch.zeros(2, 4), order)
-
-
-@pytest.mark.parametrize("shape", [(4,), (2, 3), (3, 4), (1, 4), (5, 2, 3), (5, 5, 2, 4), ()])
-@pytest.mark.parametrize("order", [0, 1])
-def test_shapes_are_checked(shape, order):
-    with pytest.raises(ValueError, match="direction must have the shape of point"):
-        taylor(linear(), torch.zeros(2, 4), torch.zeros(shape), order)
-
-
-def test_types_are_checked():
+def test_arguments_are_checked():
+    for order in (-1, 3, 1.5, 2.0, True, None, "2"):
+        with pytest.raises(ValueError, match="order must be 0, 1 or 2"):
+            taylor(linear(), torch.zeros(2, 4), torch.zeros(2, 4), order)
+    for shape, order in product([(4,), (2, 3), (3, 4), (1, 4), (5, 2, 3), (5, 5, 2, 4), ()], (0, 1)):
+        with pytest.raises(ValueError, match="direction must have the shape of point"):
+            taylor(linear(), torch.zeros(2, 4), torch.zeros(shape), order)
     with pytest.raises(ValueError, match="direction must have the type and device of point"):
         taylor(linear(), torch.zeros(2, 4), torch.zeros(2, 4, dtype=torch.float64), 1)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_an_empty_batch_is_an_empty_result(order):
-    network = nn.Sequential(linear(), nn.Softplus())
-    jet = taylor(network, torch.zeros(0, 4), torch.zeros(3, 0, 4), order)
-    assert jet.value.shape == network(torch.zeros(0, 4)).shape
-    if order:
-        assert jet.first.shape == (3, *jet.value.shape)
-
-
-def test_documented_example():
-    assert doctest.testmod(module).failed == 0
+    check(nn.Sequential(linear(), nn.Softplus()), (0, 4), order, directions=3)

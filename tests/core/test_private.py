@@ -1,0 +1,69 @@
+"""The fallbacks of private API: the suite's core gives the same with each of them, and with all at once."""
+
+import pytest
+import torch
+from torch import nn
+
+from nrae_lib.core import methods, private
+from nrae_lib.core.graph import knn_graph
+from nrae_lib.core.models import Network
+from nrae_lib.core.training import Optimization, fit
+from tests.core import test_graph as graphs
+from tests.core import test_taylor as jets
+
+FLAGS = [name for name in vars(private) if name.startswith("HAS_")]
+
+
+@pytest.fixture(params=[*FLAGS, "all"])
+def fallback(request, monkeypatch):
+    """Turns a fallback on, or all of them."""
+    names = FLAGS if request.param == "all" else [request.param]
+    return lambda: [monkeypatch.setattr(private, name, False) for name in names]
+
+
+def test_this_release_has_what_is_probed():
+    """Where this fails, PyTorch has changed: the library is right, but slow."""
+    assert private.HAS_HOOKS and private.HAS_TRANSFORMS
+    assert torch.backends.mkldnn.is_available() == private.HAS_ONEDNN
+
+
+def test_a_changed_call_is_noticed():
+    assert not private._works(lambda: torch.ops.mkldnn._no_such_product(torch.ones(1), torch.ones(1)))
+    assert not private._works(lambda: torch.mm(torch.ones(1, 1)))
+
+
+@pytest.mark.parametrize("name", [*jets.VECTOR_LAYERS, *jets.FALLBACKS])
+def test_every_layer(name, fallback):
+    fallback()
+    torch.manual_seed(0)
+    for order in (0, 1, 2):
+        jets.check(jets.POSITIONS["middle"]((jets.VECTOR_LAYERS | jets.FALLBACKS)[name]()), order=order, directions=2)
+
+
+def test_images_and_large_layers(fallback):
+    fallback()
+    torch.manual_seed(0)
+    jets.check(nn.Sequential(nn.Tanh(), nn.Conv2d(2, 3, 2), nn.Softplus(), nn.Flatten()), (2, 2, 5, 6))
+    for order in (0, 1, 2):
+        jets.test_single_precision_of_large_layers(order)
+
+
+def test_graph(fallback, monkeypatch):
+    fallback()
+    points = graphs.normal(300, 40)
+    monkeypatch.setattr(graphs.graph, "_SMALL", 0)
+    assert torch.equal(knn_graph(points, 5), graphs.all_differences(points, 5))
+
+
+def trained(name):
+    objective, data = methods.get(name).objective, torch.rand(90, 40, generator=torch.Generator().manual_seed(0))
+    model = objective.build(Network((48, 36), 2, "elu", "sigmoid"), (40,), seed=0)
+    loss = fit(model, objective, data, Optimization(epochs=3, batch_size=45), seed=0).loss
+    return loss, nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+@pytest.mark.parametrize("name", ["ae", "nrae_l", "nrae_q"])
+def test_training(name, fallback):
+    expected = trained(name)
+    fallback()
+    torch.testing.assert_close(trained(name), expected, rtol=1e-3, atol=1e-4)
