@@ -10,57 +10,41 @@ errors (five runs is what the paper has there), and uses the tests of ``paper.ru
   every setting that was varied.
 - *on most conditions*: one-sided sign test over conditions (data sets, sample sizes) of the means of two methods.
 - *succeeds / fails*: exact one-sided binomial tests that the rate of success is above / below one half.
-- *succeeds where another fails*: one-sided sign test on the seeds that tell the two apart.
-  Success is no order break, once among the noise-free test points and once among the training points; where the two
-  lead to different verdicts, the claim is inconclusive.
+- *succeeds where another fails*: one-sided sign test on the seeds that tell the two apart. Success is no order break, once
+  among the noise-free test points and once among the training points; where the two disagree, the claim is inconclusive.
 
   These are "reproduced" if all tests are significant, "not reproduced" if the opposite of one is significant (Bonferroni's
   correction for their number), and "inconclusive" otherwise.
 - *the printed value*, *no difference*, *robust*: equivalence within 25 % by two one-sided t-tests. "Reproduced" if both are
-  significant, "not reproduced" if instead the difference is significant, "inconclusive" otherwise. Without such a
-  test, noise and few seeds would pass for agreement.
+  significant, "not reproduced" if instead the difference is significant, "inconclusive" otherwise.
 - *negligible standard errors*: the largest one's χ² bounds lie below a tenth of its mean.
 - *a ratio of running times*: one-sided t-tests of its logarithm over rounds, in each of which all methods took their
   turn: "reproduced" if every mean lies significantly within the claimed bounds (a printed ratio, or one: ± 25 %),
-  "not reproduced" if one lies significantly outside, "inconclusive" otherwise. Rounds of one run are not quite
-  independent; the margins are many times wider than their spread.
+  "not reproduced" if one lies significantly outside, "inconclusive" otherwise.
+
+A run that is missing or has diverged makes what needs it "not run". Without any spread the numbers decide, a tie nothing.
 """
 
-from typing import TYPE_CHECKING
+import pandas
 
 from nrae_lib.paper import figures, images, rules, runtime, tables
 from nrae_lib.paper.printed import Value, values
 from nrae_lib.paper.rules import STATUSES, trimmed
 from nrae_lib.paper.verdicts import Claim, Verdict, agree, load, save
 
-if TYPE_CHECKING:
-    import pandas
-
 __all__ = [
-    "CLAIMS",
-    "STATUSES",
-    "Claim",
-    "Value",
-    "Verdict",
-    "agree",
-    "judge",
-    "load",
-    "rules",
-    "save",
-    "trimmed",
-    "values",
-]
+    "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "rules", "save", "trimmed", "values",
+]  # fmt: skip
 
 CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *tables.CLAIMS)
 
 
-def judge(page: str, frame: "pandas.DataFrame", preset: str, conditions: tuple[str, ...]) -> list[Verdict]:
+def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str, ...]) -> list[Verdict]:
     """Verdicts on all claims of ``page`` under each of ``conditions``, in the catalogue's order.
 
-    Too few seeds make a verdict "inconclusive", missing methods, and missing runs of some seeds, "not run".
-
     Arguments:
-        frame: one row per run, with condition, method, seed and the measures; perhaps empty.
+        frame: one row per run, with condition, method, seed and the measures; perhaps empty. Too few seeds make a verdict
+            "inconclusive", missing methods or runs "not run".
 
     Raises:
         ValueError: if a method has two rows for one condition and seed.
@@ -72,14 +56,13 @@ def judge(page: str, frame: "pandas.DataFrame", preset: str, conditions: tuple[s
     for claim in (claim for claim in CLAIMS if claim.page == page):
         for condition in (name for name in conditions if name in (claim.conditions or conditions)):
             rows = frame[frame.condition == condition] if len(frame) else frame
-            counts = {method: int((rows.method == method).sum()) if len(rows) else 0 for method in claim.rule.needs}
-            fewest = min(counts.values())
-            if not fewest:
-                absent = ", ".join(method for method, count in counts.items() if not count)
-                status, statistics = "not run", f"no runs of {absent} under this condition."
-            elif fewest < claim.fewest:
-                status, statistics = "inconclusive", f"{fewest} {claim.unit}(s); at least {claim.fewest} decide."
+            names = list(rows.method) if len(rows) else []
+            counts = {method: names.count(method) for method in claim.rule.needs}
+            if absent := [method for method, count in counts.items() if not count]:
+                found = "not run", f"no runs of {', '.join(absent)} under this condition."
+            elif (fewest := min(counts.values())) < claim.fewest:
+                found = "inconclusive", f"{fewest} {claim.unit}(s); at least {claim.fewest} decide."
             else:
-                status, statistics = claim.rule(rows)
-            verdicts.append(Verdict(claim, condition, preset, status, statistics))
+                found = claim.rule(rows)
+            verdicts.append(Verdict(claim, condition, preset, *found))
     return verdicts

@@ -7,24 +7,20 @@ every rule that compares its method "not run": it never helps a claim.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas
 from scipy import special, stats
 
 from nrae_lib.paper.printed import Value
 
-if TYPE_CHECKING:
-    import pandas
-
 ALPHA = 0.05
 MARGIN = 0.25  # of a printed value, or of the mean of two methods: what counts as the same
-# The least that can be significant: six of six successes have p = 0.016 (five: 0.03, but none may then fail to count);
-# a t-test of fewer than three seeds has no power to speak of.
-FEWEST_SEEDS = 6
-FEWEST_FOR_T_TESTS = 3
+FEWEST_SEEDS = 6  # six of six successes have p = 0.016 (five: 0.03, but none may then fail to count)
+FEWEST_FOR_T_TESTS = 3  # a test of fewer has no power to speak of
 STATUSES = ("reproduced", "not reproduced", "inconclusive", "not run")
 
+Names = tuple[str, ...]
 _ROUNDING = 1e-12  # relative: numbers that differ by less are equal
 
 
@@ -36,17 +32,17 @@ class _Missing(Exception):
 class Rule:
     """A function of the frame of one condition, and the methods it ``needs``: (status, statistics in one sentence)."""
 
-    needs: tuple[str, ...]
-    judge: Callable[["pandas.DataFrame"], tuple[str, str]]
+    needs: Names
+    judge: Callable[[pandas.DataFrame], tuple[str, str]]
 
-    def __call__(self, frame: "pandas.DataFrame") -> tuple[str, str]:
+    def __call__(self, frame: pandas.DataFrame) -> tuple[str, str]:
         try:
             return self.judge(frame)
         except _Missing as missing:
             return "not run", f"{missing}."
 
 
-def _of(frame: "pandas.DataFrame", metric: str, *methods: str) -> dict[str, np.ndarray]:
+def _of(frame: pandas.DataFrame, metric: str, *methods: str) -> dict[str, np.ndarray]:
     """The metric of every one of ``methods`` on the seeds of all their runs, in the same order."""
     if metric not in frame:
         raise _Missing(f"{metric} was not measured here")
@@ -62,12 +58,9 @@ def _of(frame: "pandas.DataFrame", metric: str, *methods: str) -> dict[str, np.n
 
 
 def _t_tests(ours: np.ndarray, theirs: np.ndarray | float) -> tuple[float, float]:
-    """p-values that ``ours`` has a lower, and a higher, mean than ``theirs``, numbers (Welch's test) or one number.
-
-    Without any spread there is nothing to test: the means decide, and a tie decides nothing.
-    """
+    """p-values that ``ours`` has a lower, and a higher, mean than ``theirs``, numbers (Welch's test) or one number."""
     rounding = _ROUNDING * max(np.abs(ours).max(), np.abs(theirs).max())
-    if ours.std() + np.std(theirs) <= rounding:
+    if ours.std() + np.std(theirs) <= rounding:  # nothing to test: the means decide, and a tie decides nothing
         difference = ours.mean() - np.mean(theirs)
         return float(difference >= -rounding), float(difference <= rounding)
     test = partial(stats.ttest_ind, equal_var=False) if np.ndim(theirs) else stats.ttest_1samp
@@ -83,12 +76,8 @@ def _counts(better: int, worse: int) -> tuple[float, float]:
 
 
 def _directional(tests: list[tuple[float, float]]) -> str:
-    """Status from the p-values of every test, of the claimed direction and of the opposite one.
-
-    "Reproduced" if all are significant (an intersection-union test: α needs no correction), "not reproduced" if one reversal
-    is, corrected for their number (Bonferroni).
-    """
-    if all(p_value < ALPHA for p_value, _ in tests):
+    """Status from the p-values of every test, of the claimed direction and of the opposite one."""
+    if all(p_value < ALPHA for p_value, _ in tests):  # an intersection-union test: α needs no correction
         return "reproduced"
     return "not reproduced" if min(reverse for _, reverse in tests) * len(tests) < ALPHA else "inconclusive"
 
@@ -111,25 +100,20 @@ def every(*rules: Rule) -> Rule:
     """Rule: all ``rules`` hold; one that was "not run" decides, else one that is "not reproduced", else "inconclusive"."""
 
     def rule(frame):
-        found = [each(frame) for each in rules]
-        statuses = {status for status, _ in found}
+        statuses, sentences = zip(*(each(frame) for each in rules), strict=True)
         status = next((one for one in ("not run", "not reproduced", "inconclusive") if one in statuses), "reproduced")
-        return status, " ".join(sentence for _, sentence in found)
+        return status, " ".join(sentences)
 
     return Rule(tuple(dict.fromkeys(name for each in rules for name in each.needs)), rule)
 
 
-def higher(metric: str, methods: tuple[str, ...], rivals: tuple[str, ...]) -> Rule:
+def higher(metric: str, methods: Names, rivals: Names) -> Rule:
     """Rule: every one of ``methods`` has a higher mean than every one of ``rivals``, see :func:`lower`."""
     return lower(metric, methods, rivals, sign=-1)
 
 
-def lower(
-    metric: str, methods: tuple[str, ...], rivals: tuple[str, ...], target: float | None = None, sign: int = 1
-) -> Rule:
+def lower(metric: str, methods: Names, rivals: Names, target: float | None = None, sign: int = 1) -> Rule:
     """Rule: every one of ``methods`` has a lower mean than every one of ``rivals`` (one-sided Welch t-tests).
-
-    An intersection-union test: all must be significant, so α needs no correction.
 
     Arguments:
         target: the value without any error, if not zero: distances from it are compared.
@@ -145,24 +129,21 @@ def lower(
         for method in methods:
             for rival in rivals:
                 tests.append(_t_tests(sign * found[method], sign * found[rival]))
-                parts.append(
-                    f"{method} {found[method].mean():.3g} against {rival} {found[rival].mean():.3g}: p = {tests[-1][0]:.2g}"
-                )
+                ours, theirs = found[method].mean(), found[rival].mean()
+                parts.append(f"{method} {ours:.3g} against {rival} {theirs:.3g}: p = {tests[-1][0]:.2g}")
         return _directional(tests), f"One-sided Welch tests of {what}: " + "; ".join(parts) + "."
 
     return Rule((*rivals, *methods), rule)
 
 
-def _settings(frame: "pandas.DataFrame", value: str, methods: tuple[str, ...]) -> dict[str, str]:
+def _settings(frame: pandas.DataFrame, value: str, methods: Names) -> dict[str, str]:
     """Column -> setting, of those columns of :func:`nrae_lib.paper.images.wide` that this condition varies."""
     rows = frame[frame.method.isin(methods)]
     columns = [name for name in frame if name.startswith(f"{value} @ ")]
     return {name: name.split(" @ ")[1] for name in columns if rows[name].notna().any()}
 
 
-def below_most(
-    value: str, methods: tuple[str, ...], rivals: tuple[str, ...], sign: int = 1, least: int | None = None
-) -> Rule:
+def below_most(value: str, methods: Names, rivals: Names, sign: int = 1, least: int | None = None) -> Rule:
     """Rule: at every setting each of ``methods`` has a lower mean than more than half of ``rivals``.
 
     For each method and setting the one-sided Welch tests against all n rivals are combined: that at least u of them, the
@@ -171,8 +152,7 @@ def below_most(
     be significant; where a method's mean is above that of more than n - u rivals, the claim is not reproduced.
 
     Arguments:
-        value: what stands before " @ " in the columns of :func:`nrae_lib.paper.images.wide`; the column itself where there
-            is no such column.
+        value: what stands before " @ " in the columns of :func:`nrae_lib.paper.images.wide`, or a column of that name.
         sign: 1, or -1 for a higher mean.
         least: u, if it is not the smallest majority.
     """
@@ -200,55 +180,43 @@ def below_most(
     return Rule((*rivals, *methods), rule)
 
 
-def steady(value: str, methods: tuple[str, ...]) -> Rule:
+def steady(value: str, methods: Names) -> Rule:
     """Rule: at every setting each of ``methods`` is within 25 % of the first setting, seed by seed (paired t-tests).
 
-    Equivalence by two one-sided tests as in :func:`equal`; all must be significant. A setting that is not equivalent and
-    differs significantly (Bonferroni over methods and settings) makes the claim not reproduced.
-
-    Arguments:
-        value: what stands before " @ " in the columns of :func:`nrae_lib.paper.images.wide`.
+    ``value`` is as for :func:`below_most`.
     """
 
     def rule(frame):
         settings = _settings(frame, value, methods)
         if len(settings) < 2 or next(iter(settings)) != next(name for name in frame if name.startswith(f"{value} @ ")):
             return "inconclusive", f"{', '.join(methods)}: no other setting to compare with the first."
-        found = {column: _of(frame, column, *methods) for column in settings}
-        (first, base), *others = found.items()
+        base, *others = (_of(frame, column, *methods) for column in settings)
         tests, parts = [], []
         for method in methods:
-            mean = base[method].mean()
-            differences = [numbers[method] - base[method] for _, numbers in others]
+            mean, differences = base[method].mean(), [numbers[method] - base[method] for numbers in others]
             tests += [_within(difference, MARGIN * mean) for difference in differences]
             parts.append(f"{method} changes by " + ", ".join(f"{each.mean() / mean:+.1%}" for each in differences))
+        first, *after = settings.values()
         return _equivalence(tests), (
-            f"{'; '.join(parts)} from setting {settings[first]} to {', '.join(settings[name] for name, _ in others)}; paired "
-            f"t-tests: all within {MARGIN:.0%} p = {max(equivalent for equivalent, _ in tests):.2g}."
+            f"{'; '.join(parts)} from setting {first} to {', '.join(after)}; paired t-tests: all within {MARGIN:.0%} "
+            f"p = {max(equivalent for equivalent, _ in tests):.2g}."
         )
 
     return Rule(methods, rule)
 
 
 def sign(metric: str, method: str, rival: str, within: str) -> Rule:
-    """Rule: ``method``'s mean is lower than ``rival``'s on most of the conditions (one-sided sign test over them).
+    """Rule: ``method`` has a lower value than ``rival`` on most of the conditions (one-sided sign test over them).
 
     Arguments:
-        within: the column whose values are the conditions, such as a data set or a sample size. The seeds of a condition are
-            averaged: they are no independent evidence about other conditions. A condition that knows only one of the two
-            does not count.
+        within: the column that names the conditions, such as image sets: one row for each method and condition, since the
+            seeds of a condition are no independent evidence about others. One that knows only one of the two does not count.
     """
 
     def rule(frame):
-        if metric not in frame:
-            raise _Missing(f"{metric} was not measured here")
-        rows = frame[frame.method.isin([method, rival])].fillna({metric: np.inf})  # NaN: no run was meant to be there
-        table = rows.pivot(index=[within, "seed"], columns="method", values=metric).reindex(columns=[method, rival])
-        table = table[table.notna().groupby(level=within).transform("any").all(axis=1)]
-        if not np.isfinite(table).all(axis=None):
-            raise _Missing(f"{metric} of {method} or {rival} is missing in some run")
-        means = table.groupby(level=within).mean()
-        better, worse = (int((means[one] < means[other]).sum()) for one, other in ((method, rival), (rival, method)))
+        shared = set.intersection(*(set(frame[within][frame.method == name]) for name in (method, rival)))
+        ours, theirs = _of(frame[frame[within].isin(shared)], metric, method, rival).values()
+        better, worse = int((ours < theirs).sum()), int((ours > theirs).sum())
         tests = _counts(better, worse)
         return _directional([tests]), (
             f"{method} is better than {rival} in {metric} on {better} of {better + worse} values of {within}; sign test "
@@ -259,10 +227,8 @@ def sign(metric: str, method: str, rival: str, within: str) -> Rule:
 
 
 def trimmed(scores) -> np.ndarray:
-    """Ten or more scores without the highest and the lowest, as Table 1 has them; fewer are left as they are.
-
-    So are scores of which one is not finite: dropping it would hide a run that failed.
-    """
+    """Ten or more scores without the highest and the lowest, as Table 1 has them. Fewer, or scores of which one is not finite,
+    are left as they are: dropping it would hide a run that failed."""
     scores = np.sort(np.asarray(scores, dtype=float))
     return scores[1:-1] if len(scores) >= 10 and np.isfinite(scores).all() else scores
 
@@ -273,12 +239,9 @@ _TRIMMED_ERROR = 0.4625
 
 
 def printed_value(printed: Value, metric: str, scale: float) -> Rule:
-    """Rule: the method's mean of ``metric`` is within 25 % of the printed one (equivalence by two one-sided t-tests).
+    """Rule: the mean of ``metric`` times ``scale`` is within 25 % of the printed one (equivalence by two one-sided t-tests).
 
     For tables whose mean and standard deviation are over ten runs without the highest and the lowest.
-
-    Arguments:
-        scale: ours times ``scale`` is in the paper's unit.
     """
     method = printed.method
 
@@ -291,9 +254,8 @@ def printed_value(printed: Value, metric: str, scale: float) -> Rule:
         distance, margin, freedom = abs(ours.mean() - printed.value), MARGIN * printed.value, len(ours) - 1 + 7
         equivalent, different = (float(stats.t.sf(x / error, freedom)) for x in (margin - distance, distance))
         return _equivalence([(equivalent, 2 * different)]), (
-            f"{method}: printed {printed.value:.2f} ± {printed.error:.2f}, ours {ours.mean():.2f} ± {deviation:.2f} "
-            f"({len(ours)} of {len(everything)} draws); within {MARGIN:.0%}: p = {equivalent:.2g}; different: "
-            f"p = {2 * different:.2g}."
+            f"{method}: printed {printed.value:.2f} ± {printed.error:.2f}, ours {ours.mean():.2f} ± {deviation:.2f} ({len(ours)} "
+            f"of {len(everything)} draws); within {MARGIN:.0%}: p = {equivalent:.2g}; different: p = {2 * different:.2g}."
         )
 
     return Rule((method,), rule)
@@ -318,7 +280,7 @@ def equal(metric: str, first: str, second: str) -> Rule:
 _ORDERS = {"order_breaks": "the test points", "train_order_breaks": "the training points"}
 
 
-def _by_all(needs: tuple[str, ...], judge: Callable, columns: dict[str, str]) -> Rule:
+def _by_all(needs: Names, judge: Callable, columns: dict[str, str]) -> Rule:
     """``judge`` of (frame, column of breaks) for each of ``columns``, with its name in a sentence; all must agree."""
 
     def rule(frame):
@@ -330,7 +292,7 @@ def _by_all(needs: tuple[str, ...], judge: Callable, columns: dict[str, str]) ->
     return Rule(needs, rule)
 
 
-def rate(methods: tuple[str, ...], succeed: bool, columns: dict[str, str] = _ORDERS) -> Rule:
+def rate(methods: Names, succeed: bool, columns: dict[str, str] = _ORDERS) -> Rule:
     """Rule: each method is right on more (or fewer) than half of the seeds (exact binomial tests).
 
     Arguments:
@@ -357,14 +319,13 @@ def succeeds_where_other_fails(method: str, other: str, columns: dict[str, str] 
         better, worse = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
         tests = _counts(better, worse)
         return _directional([tests]), (
-            f"of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}; sign test "
-            f"p = {tests[0]:.2g}."
+            f"of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}; sign test p = {tests[0]:.2g}."
         )
 
     return _by_all((other, method), rule, columns)
 
 
-def between(metric: str, methods: tuple[str, ...], low: float = 0.0, high: float = float("inf")) -> Rule:
+def between(metric: str, methods: Names, low: float = 0.0, high: float = float("inf")) -> Rule:
     """Rule: for every one of ``methods`` the geometric mean of ``metric`` over rounds is above low and below high."""
     bounds = [(bound, side) for bound, side in ((low, "above"), (high, "below")) if 0 < bound < float("inf")]
 
@@ -375,9 +336,8 @@ def between(metric: str, methods: tuple[str, ...], low: float = 0.0, high: float
             tests = [_t_tests(logarithms, np.log(bound))[:: 1 if side == "below" else -1] for bound, side in bounds]
             inside.append(max(held for held, _ in tests))
             outside.append(min(1.0, len(bounds) * min(broken for _, broken in tests)))
-            parts.append(
-                f"{method} {np.exp(logarithms.mean()):.2f} (inside: p = {inside[-1]:.2g}, outside: p = {outside[-1]:.2g})"
-            )
+            found = f"(inside: p = {inside[-1]:.2g}, outside: p = {outside[-1]:.2g})"
+            parts.append(f"{method} {np.exp(logarithms.mean()):.2f} {found}")
         limits = " and ".join(f"{side} {bound:.2f}" for bound, side in bounds)
         status = "reproduced" if max(inside) < ALPHA else "not reproduced" if min(outside) < ALPHA else "inconclusive"
         return status, f"t-tests of {metric} {limits}, geometric means over rounds: " + "; ".join(parts) + "."
@@ -390,7 +350,7 @@ def about(metric: str, method: str, value: float) -> Rule:
     return between(metric, (method,), (1 - MARGIN) * value, (1 + MARGIN) * value)
 
 
-def relative_error_below(metric: str, methods: tuple[str, ...], limit: float) -> Rule:
+def relative_error_below(metric: str, methods: Names, limit: float) -> Rule:
     """Rule: the standard error of every method's mean is below ``limit`` times the mean (χ² bounds of the largest one)."""
 
     def rule(frame):
@@ -399,9 +359,7 @@ def relative_error_below(metric: str, methods: tuple[str, ...], limit: float) ->
         worst = max(relative, key=relative.get)
         freedom = len(found[worst]) - 1
         # One-sided confidence bounds of a standard deviation, at level ALPHA.
-        low, high = (
-            relative[worst] * (freedom / stats.chi2.ppf(level, freedom)) ** 0.5 for level in (1 - ALPHA, ALPHA)
-        )
+        low, high = relative[worst] * (freedom / stats.chi2.ppf((1 - ALPHA, ALPHA), freedom)) ** 0.5
         status = "reproduced" if high < limit else "not reproduced" if low > limit else "inconclusive"
         return status, (
             f"The largest standard error is that of {worst}, {relative[worst]:.1%} of its mean ({low:.1%} to {high:.1%}, χ² "

@@ -29,27 +29,23 @@ CLAIMS: tuple[Claim, ...] = (
         between("topoae_ratio", NRAE, low=1.0), _LIBRARY,
     ),
     _fig1(
-        "supp-fig1-cae-dimension",
-        "CAE's time rises rapidly with the input dimension D, because of the full Jacobian (here: relative to AE's it "
-        "grows by more than 25 % from the smallest to the largest D).",
+        "supp-fig1-cae-dimension", "CAE's time rises rapidly with the input dimension D, because of the full Jacobian "
+        "(here: relative to AE's it grows by more than 25 % from the smallest to the largest D).",
         between("d_growth", ("cae",), low=1 + MARGIN), ("exact", "estimate", "full_jacobian"),
     ),
     _fig1(
-        "supp-fig1-nrae-dimension",
-        "The times of NRAE-L and NRAE-Q stay comparable with those of existing methods at every D (here: relative to AE's "
-        "they grow by less than 25 % from the smallest to the largest D).",
+        "supp-fig1-nrae-dimension", "The times of NRAE-L and NRAE-Q stay comparable with those of existing methods at "
+        "every D (here: relative to AE's they grow by less than 25 % from the smallest to the largest D).",
         between("d_growth", NRAE, high=1 + MARGIN), ("library",),
     ),
     _fig1(
-        "supp-fig1-spae-neighbors",
-        "SPAE's time grows linearly with the number of neighbours k (here: the exponent of k in what a step takes beyond "
-        "AE's is 1 ± 25 %).",
+        "supp-fig1-spae-neighbors", "SPAE's time grows linearly with the number of neighbours k (here: the exponent of k "
+        "in what a step takes beyond AE's is 1 ± 25 %).",
         about("k_exponent", "spae", 1.0), ("library",),
     ),
     _fig1(
-        "supp-fig1-nrae-neighbors",
-        "The times of NRAE-L and NRAE-Q do not depend on k (here: at the largest k they are those at the smallest, "
-        "± 25 %).",
+        "supp-fig1-nrae-neighbors", "The times of NRAE-L and NRAE-Q do not depend on k (here: at the largest k they are "
+        "those at the smallest, ± 25 %).",
         between("k_growth", NRAE, 1 - MARGIN, 1 + MARGIN), ("library",),
     ),
 )  # fmt: skip

@@ -1,7 +1,6 @@
-"""A claim, the verdict on it, and the verdicts on committed full-scale runs, one JSON file per page.
+"""A claim, the verdict on it, and a file of each page's verdicts on committed full-scale runs, for the scoreboard.
 
-A page judges its claims itself, from its own runs and measures; the file holds what it found at preset "paper", for the
-scoreboard. Every later build of the page judges the committed runs again and says so if the file no longer agrees.
+Every later build of the page judges these runs again and says so if the file no longer agrees.
 """
 
 import json
@@ -67,19 +66,18 @@ def load(claims: Iterable[Claim], folder: str | Path) -> list[Verdict]:
     Raises:
         ValueError: if a file is damaged, naming it.
     """
-    claims, found = list(claims), []
-    known = {claim.identifier: claim for claim in claims}
-    for path in (Path(folder) / f"{page}.json" for page in dict.fromkeys(claim.page for claim in claims)):
+    known, found = {claim.identifier: claim for claim in claims}, []
+    for page in dict.fromkeys(claim.page for claim in known.values()):
+        path = Path(folder) / f"{page}.json"
         try:
             entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-            found += [
-                Verdict(**entry | {"claim": known[entry["claim"]]}) for entry in entries if entry["claim"] in known
-            ]
+            found += [Verdict(**one | {"claim": known[one["claim"]]}) for one in entries if one["claim"] in known]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the verdicts in {path} cannot be read ({error}): run the page with preset paper"
             ) from error
-    return sorted(found, key=lambda verdict: claims.index(verdict.claim))
+    order = list(known.values())
+    return sorted(found, key=lambda verdict: order.index(verdict.claim))
 
 
 def agree(verdicts: Iterable[Verdict], folder: str | Path) -> bool:

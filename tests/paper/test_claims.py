@@ -93,12 +93,13 @@ def runs(means, condition="MNIST S", deviation=0.01, seeds=3, metric="test_mse")
 
 
 def breaks(**counts):
-    rows = [
-        frame for name, row in counts.items() for frame in [pandas.DataFrame({"order_breaks": row}).assign(method=name)]
-    ]
-    return pandas.concat(rows).rename_axis("seed").reset_index().assign(
-        condition="text", train_order_breaks=lambda frame: frame.order_breaks
-    )  # fmt: skip
+    table = (
+        pandas.DataFrame(counts)
+        .rename_axis("seed")
+        .reset_index()
+        .melt("seed", var_name="method", value_name="order_breaks")
+    )
+    return table.assign(condition="text", train_order_breaks=table.order_breaks)
 
 
 def verdict(identifier, frame):
@@ -160,15 +161,9 @@ def test_a_table_3_verdict_needs_both_nraes_below_every_baseline():
 
 @pytest.mark.parametrize(
     ("beaten", "conditions", "status"),
-    [
-        (16, 16, "reproduced"),
-        (12, 16, "reproduced"),
-        (9, 16, "inconclusive"),
-        (7, 16, "inconclusive"),
-        (3, 16, "not reproduced"),
-        (2, 2, "inconclusive"),
-    ],
-)
+    [(16, 16, "reproduced"), (12, 16, "reproduced"), (9, 16, "inconclusive"), (7, 16, "inconclusive"),
+     (3, 16, "not reproduced"), (2, 2, "inconclusive")],
+)  # fmt: skip
 def test_the_test_across_sets_counts_sets_not_runs(beaten, conditions, status):
     """A sign test over sets: 12 of 16 has p = 0.038, 9 of 16 p = 0.4; two sets are too few however many seeds there are."""
     frame = pandas.concat(
