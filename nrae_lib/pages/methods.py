@@ -7,8 +7,8 @@ import re
 import statistics
 from pathlib import Path
 
-from nrae_lib.pages.common import _display, _rows_and_columns, _text
 from nrae_lib.pages.plots import PAGE_STYLE
+from nrae_lib.pages.tables import display_html, escaped, text_table_html
 
 _METHOD_STYLE = (
     PAGE_STYLE
@@ -57,16 +57,18 @@ def _posterior_formula(objective):
 
 def formula(objective):
     """Display `loss_formula`."""
-    _display(f'<style>{_METHOD_STYLE}</style><div class="nrae-method">{_display_math(loss_formula(objective))}</div>')
+    display_html(
+        f'<style>{_METHOD_STYLE}</style><div class="nrae-method">{_display_math(loss_formula(objective))}</div>'
+    )
 
 
 def _display_math(latex):
-    return rf'<div class="math notranslate nohighlight">\[{_text(latex)}\]</div>'
+    return rf'<div class="math notranslate nohighlight">\[{escaped(latex)}\]</div>'
 
 
 def method_cards(entries, times=()):
     """Display everything the catalogue says of some methods, see `method_cards_html`."""
-    _display(method_cards_html(entries, times))
+    display_html(method_cards_html(entries, times))
 
 
 def method_cards_html(entries, times=()):
@@ -79,11 +81,11 @@ def method_cards_html(entries, times=()):
     cards = []
     for entry in entries:
         facts = "".join(
-            f"<dt>{_text(name)}</dt><dd>{_marked(fact)}</dd>" for name, fact in _facts(entry, times) if fact
+            f"<dt>{escaped(name)}</dt><dd>{_marked(fact)}</dd>" for name, fact in _facts(entry, times) if fact
         )
         cards.append(
-            f'<div class="nrae-method" id="method-{_text(entry.name)}">'
-            f"<h4>{_text(entry.title)} <code>{_text(entry.name)}</code></h4>"
+            f'<div class="nrae-method" id="method-{escaped(entry.name)}">'
+            f"<h4>{escaped(entry.title)} <code>{escaped(entry.name)}</code></h4>"
             f"{_display_math(loss_formula(entry.objective))}<dl>{facts}</dl></div>"
         )
     return f'<style>{_METHOD_STYLE}</style><div class="nrae-methods">{"".join(cards)}</div>'
@@ -135,41 +137,43 @@ def marked_table(rows, caption):
         rows: label -> {column: text}; a column that a row lacks stays empty.
         caption: what the table shows.
     """
-    _display(marked_table_html(rows, caption))
+    display_html(marked_table_html(rows, caption))
 
 
 def marked_table_html(rows, caption):
     """The HTML of `marked_table`."""
-    return _rows_and_columns(rows, caption, _marked, _marked_cell)
+    return text_table_html(rows, caption, _marked_cell)
 
 
 def _marked_cell(text):
     # The box scrolls: better a wide column than a tall one.
-    wide = ' style="min-width:18em"' if len(str(text)) > 60 and not str(text).startswith("$") else ""
-    return f"<td{wide}>{_marked(text)}</td>"
+    wide = len(str(text)) > 60 and not str(text).startswith("$")
+    return f'<div style="min-width:18em">{_marked(text)}</div>' if wide else _marked(text)
 
 
 def _marked(text):
     """HTML of a text with marks, everything else escaped."""
     text, parts, end = str(text), [], 0
     for match in _MARKS.finditer(text):
-        parts += [_text(text[end : match.start()]), _mark(match)]
+        parts += [escaped(text[end : match.start()]), _mark(match)]
         end = match.end()
-    return "".join([*parts, _text(text[end:])])
+    return "".join([*parts, escaped(text[end:])])
 
 
 def _mark(match):
     if latex := match["math"] or match["rst"]:
-        return rf'<span class="math notranslate nohighlight">\({_text(latex)}\)</span>'
+        return rf'<span class="math notranslate nohighlight">\({escaped(latex)}\)</span>'
     if match["code"]:
-        return f"<code>{_text(match['code'])}</code>"
+        return f"<code>{escaped(match['code'])}</code>"
     if match["label"]:
-        return f'<a href="{_text(match["target"])}">{_text(match["label"])}</a>'
+        return f'<a href="{escaped(match["target"])}">{escaped(match["label"])}</a>'
     name = match["role"]
-    shown = f"<code>{_text(name.rpartition('.')[2])}</code>"
+    shown = f"<code>{escaped(name.rpartition('.')[2])}</code>"
     if not name.startswith("nrae_lib."):
         return shown
-    return f'<a href="../api/{_text(name.split(".")[1])}.html#{_text(name)}">{shown}</a>'
+    # The floor core has a page for each of its rooms, the others one page.
+    floor, room = name.split(".")[1:3]
+    return f'<a href="../api/{escaped(room if floor == "core" else floor)}.html#{escaped(name)}">{shown}</a>'
 
 
 def documentation(thing):

@@ -1,21 +1,14 @@
-"""The two calls that open and close a page of a :class:`nrae_lib.runs.study.Study`; what stands between is the experiment.
+"""The two calls that open and close a page of a :class:`nrae_lib.runs.Study`; what stands between is the experiment.
 
 Importing this file needs no PyTorch: what does is imported where it is used.
 """
 
 import inspect
 
-from nrae_lib.pages.common import (
-    banner,
-    check_parameters,
-    choose_methods,
-    download,
-    papermill_command,
-    provenance,
-    text_table,
-    verdicts,
-)
+from nrae_lib.pages.boxes import banner, download, papermill_command, provenance, verdicts
+from nrae_lib.pages.parameters import check_parameters, choose_methods
 from nrae_lib.pages.plots import method_label, search_grid, show
+from nrae_lib.pages.tables import table_frame, text_table
 
 
 def open_study(parameters, experiment, plan, only="all", show_options=True, **choices):
@@ -190,7 +183,6 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     from IPython.display import Markdown, display
 
     from nrae_lib import paper
-    from nrae_lib.pages.common import table_frame
     from nrae_lib.runs import Study
 
     if not isinstance(study, Study):

@@ -153,7 +153,7 @@ class Bench:
             indices = torch.randint(len(self.data), shape, generator=self.generator, device=self.device)
             begin = clock(self.device)
             for index in indices:
-                step(objective, Batch(model, self._preparation.feed, index, self.generator), prepared, optimizer)
+                step(objective, Batch(model, self._preparation.data, index, self.generator), prepared, optimizer)
             seconds = (clock(self.device) - begin) / self.steps
             optimizer.zero_grad(set_to_none=True)  # models of other forms wait for the memory
             return seconds

@@ -13,7 +13,7 @@ import pytest
 from nrae_lib import pages, runs
 from nrae_lib.core import methods
 from nrae_lib.own_data import embeddings
-from nrae_lib.pages import common
+from nrae_lib.pages import boxes
 
 AVAILABLE = ("ae", "dae", "nrae_l", "nrae_q")
 CHOICES = {
@@ -79,7 +79,7 @@ def test_choose_methods_names_the_valid_ones(value):
 
 def cell_classes(html):
     body = html.split("<tbody>")[1]
-    return [re.findall(r"<td(?: class=\"(\w+)\")?>", row) for row in body.split("</tr>")[:-1]]
+    return [re.findall(r'<td class="data row\d+ col\d+ ?(\w*)"', row) for row in body.split("</tr>")[:-1]]
 
 
 def test_comparison_table_marks_what_prints_alike_alike():
@@ -93,7 +93,7 @@ def test_comparison_table_marks_what_prints_alike_alike():
     text = plain(html)
     assert "1.90 ± 0.23" in text and "NRAE-Q" in text and "lower is better" in text
     # Three reasons "not run" share one footnote, the fourth has its own.
-    assert "–1–1–2–1" in text and "1 not run; 2 diverged &lt;twice&gt;" in text
+    assert "–1 –1 –2 –1" in text and "1 not run; 2 diverged &lt;twice&gt;" in text
 
 
 def test_comparison_table_where_higher_is_better_and_without_notes():
@@ -118,20 +118,28 @@ def test_provenance_groups_what_differs():
     results = [result(seed=seed, commit="def + uncommitted changes" if seed else "abc") for seed in (0, 1, 2, 5)]
     text = plain(pages.provenance_html(results, already_stored=3))
     for expected in (
-        "runs4, of which 3 were stored already", "seeds0–2, 5", "deviceCPU", "training time4 min, over all runs",
+        "runs 4, of which 3 were stored already", "seeds 0–2, 5", "device CPU", "training time 4 min, over all runs",
         "2 different commits: abc, def + uncommitted changes", "4 different fingerprints: f0, f1, f2, …",
         "1,502 steps per second",
     ):  # fmt: skip
         assert expected in text
     assert "stored already" not in pages.provenance_html(results)
-    assert "devicenot recorded" in plain(pages.provenance_html([result(device=None)]))
+    assert "device not recorded" in plain(pages.provenance_html([result(device=None)]))
     with pytest.raises(ValueError, match="no results"):
         pages.provenance_html([])
 
 
+def test_provenance_says_what_was_trained_in_ensembles():
+    text = plain(pages.provenance_html([result(seed=0), result(seed=1, ensemble="10")]))
+    assert "trained 1 of 2 in vectorized ensembles" in text
+    assert "ensembles" not in pages.provenance_html([result()])
+
+
 def verdict(status, text="Claim"):
     claim = SimpleNamespace(identifier="fig4", paper="NRAE", section="Section 4.1", text=text)
-    return SimpleNamespace(claim=claim, condition="released code", status=status, statistics="0.29 < 1.90", preset="quick")
+    return SimpleNamespace(
+        claim=claim, condition="released code", status=status, statistics="0.29 < 1.90", preset="quick"
+    )
 
 
 def test_verdicts_say_it_in_words_and_symbols():
@@ -148,7 +156,7 @@ def test_verdicts_say_it_in_words_and_symbols():
         "(released code, preset quick",
     ):
         assert expected in text
-    assert "<script>" not in html
+    assert "<script>" not in html and 'id="claim-fig4-released-code"' in html
     assert len(set(re.findall(r"border-left:4px solid (#\w+)", html))) == 4
     with pytest.raises(ValueError, match="unknown status 'maybe'; it must be one of: reproduced, not reproduced"):
         pages.verdicts_html([verdict("maybe")])
@@ -156,19 +164,9 @@ def test_verdicts_say_it_in_words_and_symbols():
 
 def test_text_table_keeps_columns_in_line_and_escapes():
     html = pages.text_table_html({"AE": {"paper": "–"}, "NRAE-L": {"released": "λ <b> 2", "paper": 1}}, "Options")
-    assert plain(html.replace("<", " <")).split() == [
-        "Options",
-        "paper",
-        "released",
-        "AE",
-        "–",
-        "NRAE-L",
-        "1",
-        "λ",
-        "&lt;b&gt;",
-        "2",
-    ]
-    assert html.count("<td>") == 5  # the corner and four cells, one of them empty
+    assert plain(html).split() == "Options &nbsp; paper released AE – NRAE-L 1 λ &lt;b&gt; 2".split()
+    assert 'scope="row"' in html and 'scope="col"' in html and " id=" not in html
+    assert html.count("<td ") == 4  # one of them empty
 
 
 def test_banner_escapes():
@@ -225,7 +223,7 @@ def test_display_functions_display_once_and_return_nothing(monkeypatch):
 
 def test_the_peak_memory_is_that_of_the_process():
     def shown():
-        return float(re.search(r"Peak memory of this page: ([\d,]+) MiB", common.memory_text())[1].replace(",", ""))
+        return float(re.search(r"Peak memory of this page: ([\d,]+) MiB", boxes.memory_text())[1].replace(",", ""))
 
     before = shown()
     block = b"x" * (300 * 2**20)
