@@ -32,10 +32,10 @@ def roll_panel(sign=1):
     }  # fmt: skip
 
 
-def seeds_frame(recipes=("paper", "released")):
+def seeds_frame(conditions=("paper", "released")):
     return pd.DataFrame(
-        {"method": method, "seed": seed, "recipe": recipe, "mse": 1.0 + 0.1 * seed}
-        for recipe in recipes for method in ("ae", "nrae_q") for seed in range(3)
+        {"method": method, "seed": seed, "condition": condition, "mse": 1.0 + 0.1 * seed}
+        for condition in conditions for method in ("ae", "nrae_q") for seed in range(3)
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_a
     """Every seed's value per method, their mean and standard deviation, and the paper's number beside them.
 
     Arguments:
-        frame: DataFrame, one row per run, columns method, seed, `value` and optionally recipe (one picture each).
+        frame: DataFrame, one row per run, columns method, seed, `value` and optionally condition (one picture each).
         value: the column to draw.
         method_order: names of methods from left to right; one without runs keeps its place and the paper's number.
         paper: method -> (mean, error or None) as printed in the paper, in the unit of `value`; optional.
@@ -34,11 +34,11 @@ def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_a
         logarithmic: whether the value axis is; by default if the largest value is more than 20 times the smallest.
 
     Returns:
-        Figure: one picture per recipe, with the same axes.
+        Figure: one picture per condition, with the same axes.
     """
     _require_columns(frame, ["method", value])
     paper = paper or {}
-    recipes = list(dict.fromkeys(frame["recipe"])) if "recipe" in frame else [None]
+    conditions = list(dict.fromkeys(frame["condition"])) if "condition" in frame else [None]
     drawn = frame[frame["method"].isin(list(method_order)) & np.isfinite(frame[value].astype(float))]
     if drawn.empty:
         raise ValueError(f"no finite {value!r} for any of {', '.join(method_order)}: there is nothing to draw")
@@ -46,21 +46,21 @@ def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_a
     if logarithmic is None:
         logarithmic = min(everything) > 0 and max(everything) > 20 * min(everything)
 
-    beside = len(recipes) > 1 and len(method_order) <= 5
-    rows, columns = (1, len(recipes)) if beside else (len(recipes), 1)
+    beside = len(conditions) > 1 and len(method_order) <= 5
+    rows, columns = (1, len(conditions)) if beside else (len(conditions), 1)
     with style():
         figure, axes = _new_figure(PAGE_WIDTH, 270 * rows + 40, rows, columns, sharey=True, sharex=True)
-        for axis, recipe in zip(axes.ravel(), recipes, strict=True):
-            runs = drawn if recipe is None else drawn[drawn["recipe"] == recipe]
+        for axis, condition in zip(axes.ravel(), conditions, strict=True):
+            runs = drawn if condition is None else drawn[drawn["condition"] == condition]
             for place, method in enumerate(method_order):
                 _draw_method(axis, place, method, runs[runs["method"] == method][value].to_numpy(float), summary)
                 if paper.get(method):
                     mean, error = paper[method]
                     axis.errorbar(place + 0.3, mean, error, **_PAPER_MARK)
-            axis.set_title(f"recipe: {recipe}" if len(recipes) > 1 else "")
+            axis.set_title(condition if len(conditions) > 1 else "")
             axis.set_xlim(-0.6, len(method_order) - 0.4)
             axis.set_xticks(range(len(method_order)), [method_label(name) for name in method_order])
-            if beside and len(recipes) * len(method_order) > 10:
+            if beside and len(conditions) * len(method_order) > 10:
                 axis.tick_params(axis="x", labelrotation=40)
             axis.grid(axis="y")
             if logarithmic:
