@@ -1,6 +1,5 @@
 """The image sets in memory: loading, splitting, noise, and what stands in where they are not at hand."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,15 +77,6 @@ def _packed(spec: ImageSet) -> set[str]:
     """What must be there before unpacking: the archives, and the files that no archive holds."""
     loose = (file for file in spec.files if spec.name == "celeba" and file.endswith(".txt"))
     return {*spec.archives, *loose}
-
-
-def state() -> str:
-    """Eight hexadecimal digits that change when a file of an image set does: names, sizes and times, not contents."""
-    files = {
-        root() / file for spec in IMAGE_SETS.values() for file in (*spec.files, *spec.archives, f"{spec.name}.npz")
-    }
-    there = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file())
-    return hashlib.sha256(repr(there).encode()).hexdigest()[:8]
 
 
 def load(name: str, download: bool = False) -> Images:

@@ -6,8 +6,6 @@ death of any process, the driver's too, costs nothing that is stored; what they 
 """
 
 import asyncio
-import fcntl
-import itertools
 import os
 import shlex
 import shutil
@@ -22,7 +20,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -247,7 +244,7 @@ def _work(run: Run, store: Store, name: str, device: str, topic: str, code: str)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(worker.state.nthreads)
-        return attempt(run, store, device_of(device, _place()[0], torch.cuda.device_count()), report, keep=shared)
+        return attempt(run, store, device_of(device, worker.name, torch.cuda.device_count()), report, keep=shared)
     except BaseException:  # one that leaves a thread of Dask's would end the worker
         if not training.stop_event.is_set():
             return traceback.format_exc()
@@ -265,19 +262,10 @@ def _leave_it(run: Run, worker: distributed.Worker, topic: str) -> NoReturn:
     raise distributed.Reschedule from None
 
 
-def device_of(device: str, place: int, devices: int) -> str:
-    """The device of a worker: "auto" and "cuda" are shared out among those of its machine, whose numbers are ``place``."""
-    return f"cuda:{place % devices}" if device in ("auto", "cuda") and devices else device
-
-
-@cache
-def _place() -> tuple[int, Any]:
-    """This process's number among the workers of its machine, the first that is free, and the file that holds it."""
-    for number in itertools.count():
-        file = (Path(tempfile.gettempdir()) / f"nrae-{os.getuid()}-worker-{number}.lock").open("w")
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return number, file
+def device_of(device: str, name: int | str, devices: int) -> str:
+    """The device of a worker: those of this machine, whose names are numbers, get its GPUs in turn."""
+    shared_out = device in ("auto", "cuda") and devices and isinstance(name, int)
+    return f"cuda:{name % devices}" if shared_out else device
 
 
 class _Saves(distributed.WorkerPlugin):

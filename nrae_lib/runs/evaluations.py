@@ -1,7 +1,7 @@
 """Measures of trained models that are taken after training and stored beside their runs, such as FID and ELBO.
 
-An evaluation is a result, too: what decides it is the run, its own name and its options, and it is computed once. One
-sealed JSON file each lies in the folder ``evaluations`` of the run's store.
+The run, the measure's own name and its options decide it, and it is computed once: one sealed JSON file in the folder
+``evaluations`` of the run's store.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ from nrae_lib.core import measures
 from nrae_lib.core.files import seal, unseal, write_atomically
 from nrae_lib.data import datasets
 from nrae_lib.data.datasets import Dataset
-from nrae_lib.runs import Run, Store, environment, trained_model
+from nrae_lib.runs.performing import environment, trained_model
+from nrae_lib.runs.run import Run
+from nrae_lib.runs.store import Store
 from nrae_lib.runs.views import decode, encode
 
 
@@ -40,9 +42,6 @@ def evaluate(
         function: ``(model, data, **options) -> metrics``; the model is in evaluation mode, on ``device``.
         options: plain data (numbers, texts, lists).
         device: see :func:`nrae_lib.runs.trained_model`.
-
-    Returns:
-        metrics: name -> number.
 
     Raises:
         ValueError: if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.

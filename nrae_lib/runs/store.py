@@ -68,10 +68,7 @@ class Store:
 
     def name(self, run: Run) -> str:
         """What the files of ``run`` are called, without their suffix: its key, perhaps with the state of its data."""
-        try:  # TEMPORARY: until datasets.state takes a run's data
-            state = datasets.state(run.data, run.data_options) if self.scratch else ""
-        except TypeError:
-            state = ""
+        state = datasets.state(run.data, run.data_options) if self.scratch else ""
         return f"{run.key}-{state}" if state else run.key
 
     def path(self, run: Run) -> Path:

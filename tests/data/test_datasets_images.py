@@ -543,12 +543,20 @@ def test_real_images_are_what_is_known_of_them(real):
     assert data.train.shape == (500, *IMAGE_SETS[real.name].shape)
 
 
-def test_the_state_changes_with_the_files_of_a_set_and_with_nothing_else(tmp_path, monkeypatch):
+def test_the_state_changes_with_the_files_that_the_data_reads_and_with_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("NRAE_DATA", str(tmp_path))
-    nothing = datasets.state()
+
+    def states():
+        return [datasets.state(name, {"source": "official"}) for name in ("mnist", "rotated_digit", "fmnist")]
+
+    nothing = states()
     (tmp_path / "notes.txt").write_text("mine")
-    assert datasets.state() == nothing
+    assert states() == nothing
     (tmp_path / "mnist.npz").write_bytes(b"one")
-    one = datasets.state()
+    one = states()
     os.utime(tmp_path / "mnist.npz", ns=(1, 1))
-    assert len({nothing, one, datasets.state()}) == 3
+    two = states()
+    assert nothing[2] == one[2] == two[2], "of another set"
+    for mnist in (0, 1):
+        assert len({nothing[mnist], one[mnist], two[mnist]}) == 3
+    assert datasets.state("mnist", {"source": "stand_in"}) == datasets.state("sine", {}) == ""

@@ -1,7 +1,7 @@
 """Loaded by the workers of tests: some runs do what no run should do.
 
-Every attempt is noted in the file $PERFORMED. Seeds from 100 on are not trained but act. A folder whose name begins with
-"elsewhere" is not seen.
+Every attempt is noted in the file $PERFORMED. No seed is trained, all act. A folder whose name begins with "elsewhere" is
+not seen.
 """
 
 import os
@@ -17,7 +17,7 @@ from nrae_lib.runs import attempt
 from tests.runs.small import small_result
 
 RAISES, DIES, LEAVES, SHORT, SLOW, SAVES = 100, 101, 104, 110, 200, 250
-trained, is_dir = attempt.perform, Path.is_dir
+is_dir = Path.is_dir
 
 
 def perform(run, device="auto", checkpoint=None, progress=None):
@@ -32,11 +32,7 @@ def perform(run, device="auto", checkpoint=None, progress=None):
         os._exit(3)
     if run.seed == LEAVES:
         sys.exit(4)
-    return acted(run, checkpoint, progress) if run.seed >= RAISES else trained(run, device, checkpoint, progress)
-
-
-def acted(run, checkpoint, progress):
-    """Like a training that saves itself at every step, or from SAVES on only when it is told to end."""
+    # Like a training that saves itself at every step, or from SAVES on only when it is told to end.
     first = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
     steps = 2 if run.seed < SLOW else 20 if run.seed < SAVES + 50 else 10**6
     for step in range(first, steps):

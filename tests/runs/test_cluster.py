@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from nrae_lib.core import training
-from nrae_lib.runs import RunsFailed, Store, attempt, grid, run_all
+from nrae_lib.runs import RunsFailed, Store, attempt, grid, perform, run_all
 from tests.runs.cluster_worker import DIES, LEAVES, RAISES, SAVES, SHORT, SLOW
 from tests.runs.small import ROOT, RUN, small_result
 
@@ -41,19 +41,13 @@ def of(*seeds):
         ("cuda", 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
         ("cuda", 0, ["cuda"] * 4),  # fails on the worker, with a sentence that names its devices
         ("cuda:1", 4, ["cuda:1"] * 4),
+        ("cuda", 1, ["cuda:0"] * 4),
         ("cpu", 4, ["cpu"] * 4),
     ],
 )
 def test_one_gpu_per_worker(asked, devices, given):
-    assert [cluster.device_of(asked, place, devices) for place in range(4)] == given
-
-
-def test_workers_of_a_host_number_themselves_and_a_new_one_takes_the_place_that_is_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: str(tmp_path))
-    workers = [cluster._place.__wrapped__() for _ in range(3)]
-    assert [number for number, _ in workers] == [0, 1, 2]
-    workers[1][1].close()  # as when its process ends
-    assert cluster._place.__wrapped__()[0] == 1
+    assert [cluster.device_of(asked, name, devices) for name in range(4)] == given
+    assert cluster.device_of(asked, "tcp://127.0.0.1:8786", devices) == asked, "who starts a worker says what it sees"
 
 
 def test_jobs_that_slurm_refuses_are_submitted_again_unless_it_refuses_all():
@@ -195,7 +189,7 @@ def test_the_clients_own_workers_are_never_paused_and_must_have_the_same_files(t
         manager = worker.memory_manager
         assert manager.memory_pause_fraction == 0.8
         (result,) = run_all([RUN], Store(tmp_path / "a"), "cpu", progress=False, cluster=client)
-        assert Store(tmp_path / "a").get(RUN).metrics == result.metrics
+        assert Store(tmp_path / "a").get(RUN).metrics == result.metrics == perform(RUN, "cpu").metrics
         manager._maybe_pause_or_unpause(worker, 2 * manager.memory_limit)
         assert worker.status == distributed.Status.running
         states = iter(["older"])
@@ -281,7 +275,7 @@ def drive(environment, folder, seeds, arguments):
 
 @pytest.mark.slow
 def test_poisoned_runs_are_reported_and_harm_no_other(scheduler, place, tmp_path, capsys):
-    seeds, store = (0, DIES, RAISES, SHORT, LEAVES, SHORT + 1), Store(tmp_path / "store")
+    seeds, store = (SHORT, DIES, RAISES, SHORT + 1, LEAVES, SHORT + 2), Store(tmp_path)
     with pytest.raises(RunsFailed) as caught:
         run_all(of(*seeds), store, "cpu", cluster=scheduler)
     failures = {run.seed: text for run, text in caught.value.failures.items()}
@@ -289,21 +283,18 @@ def test_poisoned_runs_are_reported_and_harm_no_other(scheduler, place, tmp_path
     assert failures[DIES] == "it killed its worker 2 times"
     assert "Traceback" in failures[RAISES] and failures[RAISES].endswith("RuntimeError: poison\n")
     assert f"seed {RAISES}: RuntimeError: poison" in str(caught.value) and "in perform" in str(caught.value)
-    done = {run.seed: store.get(run) for run in of(0, SHORT, SHORT + 1)}
-    assert None not in done.values()
+    done = grid.stored(of(*seeds), store)
+    assert [result.run.seed for result in done] == [SHORT, SHORT + 1, SHORT + 2]
     counts = Counter(seed for seed, *_ in attempts(place))
-    assert counts.pop(DIES) == 2
-    assert counts[0] == counts[SHORT] == counts[SHORT + 1] == counts[RAISES] == counts[LEAVES] == 1
-    assert done[SHORT].metrics["threads"] == 2, "all threads of the worker, for one run at a time"
-    (plain,) = run_all(of(0), Store(tmp_path / "plain"), "cpu", progress=False)
-    assert done[0].metrics == plain.metrics
+    assert [counts[seed] for seed in seeds] == [1, 2, 1, 1, 1, 1]
+    assert done[0].metrics["threads"] == 2, "all threads of the worker, for one run at a time"
     assert f"[6/6] {RUN.label[:-1]}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_killed_workers_and_drivers_cost_nothing_but_time(scheduler, place, tmp_path, start_process):
     """One worker gets SIGKILL, the other SIGTERM; then the driver is killed, and two more come at once."""
-    seeds, how = (SLOW, SAVES, SHORT + 2, SHORT + 3, SHORT + 4, SHORT + 8), {"cluster": scheduler}
+    seeds, how = (SLOW, SAVES, SHORT + 3, SHORT + 4, SHORT + 6, SHORT + 8), {"cluster": scheduler}
     first = start_process(drive, place, tmp_path, seeds, how)
     wait_for(lambda: len(processes_of(place, SLOW, SAVES)) == 2, first)
     pids = processes_of(place, SLOW, SAVES)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nrae_lib.core import methods
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
-from nrae_lib.runs import Run, Store, code_state, perform
+from nrae_lib.runs import Run, Store, code_state, perform, performing, trained_model
 from nrae_lib.runs.performing import frame_epochs
 from tests.runs.small import ROOT, RUN, processes, small_result
 
@@ -252,3 +253,38 @@ def test_a_model_that_diverged_in_its_last_step_is_not_a_result():
 def test_a_device_that_is_not_there_is_one_sentence(device):
     with pytest.raises(ValueError, match="cannot be used: choose auto"):
         perform(RUN, device)
+
+
+def test_weights_are_stored_beside_the_result_and_trained_again_where_they_are_missing(tmp_path, monkeypatch):
+    store, run = Store(tmp_path), replace(RUN, keep="images")
+    result = perform(run, "cpu")
+    store.put(result)
+    points = torch.randn(5, 2)
+    model = trained_model(run, store, "cpu")
+    expected = model(points)
+    assert all(torch.equal(value, result.weights[name]) for name, value in model.state_dict().items())
+    assert store.get(run).metrics == result.metrics and store.get(run).weights is None
+    [path] = (tmp_path / ".weights").glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-40])  # a torn file is no file
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert torch.equal(trained_model(run, store, "cpu")(points), expected)
+    with monkeypatch.context() as patched:
+        patched.setattr(performing, "perform", lambda *_: pytest.fail("trained again although the weights are there"))
+        assert torch.equal(trained_model(run, store, "cpu")(points), expected)
+    path.unlink()  # as in a fresh clone: committed results have no weights
+    committed = store.path(run).read_bytes()
+    assert torch.equal(trained_model(run, store, "cpu")(points), expected)
+    assert store.path(run).read_bytes() == committed  # with where and when it was trained
+    path.unlink()
+    other = store.get(run)
+    other.metrics["test_mse"] += 1
+    store.put(other)
+    with pytest.raises(ValueError, match="on this machine it gives other numbers"):
+        trained_model(run, store, "cpu")
+    assert store.get(run).metrics == other.metrics
+    with pytest.raises(ValueError, match="weights are kept for keep='images'"):
+        trained_model(replace(run, keep="metrics"), store)
+
+
+def test_only_a_run_on_validation_points_knows_their_error():
+    assert "validation_mse" not in perform(replace(RUN, keep="metrics"), "cpu").metrics

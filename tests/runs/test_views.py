@@ -1,88 +1,134 @@
-"""Views: what a result holds beside its errors; and trained weights beside the results."""
+"""Views, what a result holds beside its errors, against closed forms and numbers known in advance."""
 
-from math import pi
+from math import log10, pi
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nrae_lib import runs
+from nrae_lib.core import measures
 from nrae_lib.core.models import Autoencoder, Network
 from nrae_lib.core.training import Optimization
 from nrae_lib.data.datasets import Dataset
-from nrae_lib.runs import Run, Store, perform, trained_model, views
+from nrae_lib.runs import Plan, views
+from nrae_lib.runs.views.plane import Whitened, grid_near
 
 
-class Picture(nn.Module):
-    """A decoder that paints a 4 x 4 image whose rows hold a + i b for the code (a, b)."""
+class Function(nn.Module):
+    """A function as a module; its parameter gives it a type and a device."""
 
-    def forward(self, z):
-        first, second = (z[:, :1], z[:, 1:2]) if z.shape[1] == 2 else (z, 0 * z)
-        return (first + second * torch.arange(16.0)).reshape(-1, 1, 4, 4) / 100
-
-
-class Reads(nn.Module):
     def __init__(self, function):
         super().__init__()
-        self.function, self.weight = function, nn.Parameter(torch.zeros(1))
+        self.function, self.unused = function, nn.Parameter(torch.zeros(()))
 
     def forward(self, x):
-        return self.function(x.flatten(1))
+        return self.function(x)
+
+
+def model(encoder, decoder):
+    return Autoencoder(Function(encoder), Function(decoder))
+
+
+def picture(z):
+    """A 4 x 4 image whose rows hold a + i b for the code (a, b)."""
+    first, second = (z[:, :1], z[:, 1:2]) if z.shape[1] == 2 else (z, 0 * z)
+    return (first + second * torch.arange(16.0)).reshape(-1, 1, 4, 4) / 100
 
 
 def family(count, positions):
     """Images whose first pixel is their position."""
     position = torch.linspace(*positions, count)
-    return torch.zeros(count, 1, 4, 4).index_fill(3, torch.tensor([0]), 0) + position[:, None, None, None] * torch.eye(
-        16
-    )[0].reshape(1, 1, 4, 4), position
+    return position[:, None, None, None] * torch.eye(16)[0].reshape(1, 1, 4, 4), position
+
+
+def first_pixel(x):
+    return x.flatten(1)[:, :1]
+
+
+def on_circle(angle_of, decoder=lambda z: torch.atan2(z[:, 1], z[:, 0])[:, None]):
+    """An encoder that maps a point of angle x degrees to the angle ``angle_of(x)`` radians on the unit circle."""
+
+    def encode(x):
+        angle = angle_of(first_pixel(x)[:, 0])
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    return model(encode, decoder)
+
+
+def circle_data(angles, test_angles):
+    """Points whose only feature is their angle in degrees."""
+    train, test = torch.tensor(angles), torch.tensor(test_angles)
+    return Dataset(train[:, None], test[:, None], train, test)
 
 
 def test_order_on_a_line_finds_the_fold_and_the_jump():
-    train, position = family(20, (0, 10))
-    test, test_position = family(101, (0, 10))
+    (train, position), (test, test_position) = family(20, (0, 10)), family(101, (0, 10))
     data = Dataset(train, test, position, test_position)
-    right = Autoencoder(Reads(lambda x: x[:, :1]), Picture())
-    metrics, arrays = views.VIEWS["order"](right, data)
+    metrics, arrays = views.order(model(first_pixel, picture), data)
     assert metrics["order_breaks"] == metrics["train_order_breaks"] == metrics["neighbor_breaks"] == 0
     assert metrics["rank_correlation"] == pytest.approx(1)
     assert arrays["sequence"].tolist() == list(range(20)) and arrays["decoded"].shape == (20, 1, 4, 4)
     assert arrays["path"].shape == (61, 1, 4, 4) and arrays["path_code"][[0, -1], 0].tolist() == [0, 10]
 
-    torn = Autoencoder(Reads(lambda x: torch.where(x[:, :1] > 5, x[:, :1] - 20, x[:, :1])), Picture())
-    metrics, arrays = views.VIEWS["order"](torn, data)
+    torn = model(lambda x: torch.where(first_pixel(x) > 5, first_pixel(x) - 20, first_pixel(x)), picture)
+    metrics, arrays = views.order(torn, data)
     assert metrics["order_breaks"] == metrics["train_order_breaks"] == 1
     assert arrays["sequence"].tolist() == [*range(10, 20), *range(10)]
     assert arrays["breaks"].tolist() == [9] and metrics["neighbor_breaks"] == 1
 
 
-def test_order_on_a_circle_counts_the_winding():
-    train, position = family(30, (0, 348))
-    test, test_position = family(120, (0, 357))
-    data = Dataset(train, test, position, test_position)
-
-    def around(times):
-        return Autoencoder(
-            Reads(lambda x: torch.stack([(times * x[:, 0] * pi / 180).cos(), (times * x[:, 0] * pi / 180).sin()], 1)),
-            Picture(),
-        )
-
-    metrics, arrays = views.VIEWS["order"](around(-1), data)
+def test_order_on_a_circle_shows_images_around_it_and_needs_positions():
+    (train, position), (test, test_position) = family(30, (0, 348)), family(120, (0, 357))
+    around = on_circle(lambda x: -x * pi / 180, picture)
+    metrics, arrays = views.order(around, Dataset(train, test, position, test_position))
     assert (metrics["winding_number"], metrics["circular_breaks"], metrics["train_circular_breaks"]) == (-1, 0, 0)
     assert metrics["circular_correlation"] == pytest.approx(1, abs=1e-3)
     assert np.hypot(*arrays["path_code"].T) == pytest.approx(np.ones(61), abs=1e-6)
-    metrics, _ = views.VIEWS["order"](around(2), data)
-    assert metrics["winding_number"] == 2 and metrics["circular_breaks"] >= 1
     with pytest.raises(ValueError, match="needs data with positions"):
-        views.VIEWS["order"](around(1), Dataset(train, test))
+        views.order(around, Dataset(train, test))
+
+
+FULL = circle_data(np.arange(0.0, 360, 1.2).tolist(), np.arange(0.0, 360, 0.36).tolist())
+HALF = circle_data(np.arange(0.0, 180, 9.0).tolist(), np.linspace(0, 180, 1000).tolist())
+
+
+@pytest.mark.parametrize(
+    ("data", "angle_of", "turns", "right"),
+    [
+        (FULL, lambda x: 1.0 - torch.deg2rad(x), -1, True),
+        (FULL, lambda x: 2 * torch.deg2rad(x), 2, False),
+        (FULL, lambda x: 0.8 * torch.deg2rad((x - 180).abs()), 0, False),  # a fold
+        (HALF, lambda x: 3.0 + 0.5 * torch.deg2rad(x), 0.25, True),  # across the cut at π
+        (HALF, lambda x: 3.0 + 1.9 * torch.deg2rad(x), 0.95, True),
+        (HALF, lambda x: 3.0 + 2.2 * torch.deg2rad(x), 1.1, False),  # two angles share a code
+        (HALF, lambda x: torch.deg2rad((x - 60).abs()), 1 / 6, False),
+    ],
+)
+def test_codes_on_a_circle_are_right_for_a_closed_and_for_an_open_family(data, angle_of, turns, right):
+    shuffled = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    data = Dataset(data.train[shuffled], data.test, data.train_position[shuffled], data.test_position)
+    metrics, arrays = views.order(on_circle(angle_of), data)
+    assert metrics["winding_number"] == pytest.approx(turns, abs=1e-4)
+    # The twenty training angles of the half turn end at 171 degrees.
+    assert metrics["train_winding_number"] == pytest.approx(turns * (171 / 180 if len(shuffled) == 20 else 1), abs=0.02)
+    assert (metrics["circular_breaks"] == 0) is right
+    if turns != 1.1:  # only the last of the twenty would overlap
+        assert (metrics["train_circular_breaks"] == 0) is right
+    assert arrays["path_code"].shape == (61, 2) and arrays["test_code"].shape == (len(data.test), 2)
+
+
+def test_images_along_a_line_have_the_measures_of_a_curve_whatever_is_kept():
+    train, position = family(20, (0, 10))
+    metrics, arrays = views.VIEWS["metrics"](model(first_pixel, picture), Dataset(train, train, position, position))
+    assert metrics["order_breaks"] == 0 and metrics["total_turning"] == pytest.approx(0, abs=1e-4) and arrays == {}
 
 
 def test_images_keeps_the_best_and_the_worst_and_bytes_are_read_as_training_reads_them():
     images = torch.randint(0, 256, (60, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    model = Autoencoder(Reads(lambda x: x), nn.Unflatten(1, (1, 4, 4)))
-    model.decoder = nn.Sequential(nn.Threshold(0.5, 0.0), nn.Unflatten(1, (1, 4, 4)))  # loses what is darker than 1/2
-    _, arrays = views.VIEWS["images"](model, Dataset(images, images))
+    # What is darker than 1/2 is lost.
+    dark = model(lambda x: x.flatten(1), nn.Sequential(nn.Threshold(0.5, 0.0), nn.Unflatten(1, (1, 4, 4))))
+    _, arrays = views.images(dark, Dataset(images, images))
     pixels = images.float() / 255
     lost = (pixels * (pixels <= 0.5)).square().flatten(1).mean(1)
     assert arrays["error"] == pytest.approx(lost.numpy(), rel=1e-3)
@@ -93,51 +139,118 @@ def test_images_keeps_the_best_and_the_worst_and_bytes_are_read_as_training_read
     assert np.array_equal(arrays["shown"], kept[:40].numpy())
 
 
-def a_run(**changes):
-    fields = dict(
-        data="sine", method="nrae_l", network=Network(hidden=(8,), latent_dim=1), optimization=Optimization(2, 10), seed=3,
-        data_options=dict(n_train=10, n_test=20),
-    )  # fmt: skip
-    return Run(**fields | changes)
+def test_psnr_is_between_the_reconstructed_noisy_and_the_clean_images(monkeypatch):
+    halve = model(nn.Flatten(), lambda z: (0.5 * z).reshape(-1, 1, 2, 2))
+    # Reconstructions of the noisy training images are 0.5 and 0.1 above the clean ones, of the test images 0.2.
+    clean = torch.full((2, 1, 2, 2), 0.3)
+    noisy = 2 * (clean + torch.tensor([0.5, 0.1]).reshape(2, 1, 1, 1))
+    test = torch.full((3, 1, 2, 2), 0.4)
+    data = Dataset(noisy, test, train_clean=clean, test_noisy=torch.full((3, 1, 2, 2), 1.2))
+    for block in (2048, 1):
+        monkeypatch.setitem(views.denoising.__globals__, "_NOISY_BLOCK", block)
+        metrics, arrays = views.denoising(halve, data)
+        assert metrics["psnr_train"] == pytest.approx((10 * log10(4) + 20) / 2, abs=1e-4)
+        assert metrics["psnr_of_mean_train"] == pytest.approx(-10 * log10((0.25 + 0.01) / 2), abs=1e-4)
+        assert metrics["psnr_test"] == metrics["psnr_of_mean_test"] == pytest.approx(-20 * log10(0.2), abs=1e-4)
+    assert arrays["denoised"].shape == (3, 1, 2, 2) and arrays["denoised"].dtype == "uint8"
+    assert set(arrays["denoised"].ravel()) == {153} and set(arrays["noisy"].ravel()) == {255}
+    assert set(arrays["clean"].ravel()) == {102}
+    with pytest.raises(ValueError, match="needs images with noise"):
+        views.denoising(halve, Dataset(test, test))
 
 
-def test_weights_are_stored_beside_the_result_and_trained_again_where_they_are_missing(tmp_path, monkeypatch):
-    store, run = Store(tmp_path), a_run(keep="images")
-    result = perform(run, "cpu")
-    store.put(result)
-    points = torch.randn(5, 2)
-    model = trained_model(run, store, "cpu")
-    expected = model(points)
-    assert all(torch.equal(value, result.weights[name]) for name, value in model.state_dict().items())
-    assert store.get(run).metrics == result.metrics and store.get(run).weights is None
-    [path] = (tmp_path / ".weights").glob("*.npz")
-    path.write_bytes(path.read_bytes()[:-40])  # a torn file is no file
-    with pytest.warns(UserWarning, match="cannot be used"):
-        assert torch.equal(trained_model(run, store, "cpu")(points), expected)
-    monkeypatch.setattr(runs, "perform", lambda *a, **k: pytest.fail("trained again although the weights are there"))
-    assert torch.equal(trained_model(run, store, "cpu")(points), expected)
-    path.unlink()  # as in a fresh clone: committed results have no weights
-    monkeypatch.undo()
-    committed = store.path(run).read_bytes()
-    assert torch.equal(trained_model(run, store, "cpu")(points), expected)
-    assert store.path(run).read_bytes() == committed  # with where and when it was trained
-    path.unlink()
-    other = store.get(run)
-    other.metrics["test_mse"] += 1
-    store.put(other)
-    with pytest.raises(ValueError, match="on this machine it gives other numbers"):
-        trained_model(run, store, "cpu")
-    assert store.get(run).metrics == other.metrics
-    with pytest.raises(ValueError, match="weights are kept for keep='images'"):
-        trained_model(a_run(keep="metrics"), store)
+def test_one_condition_of_a_plan_can_keep_what_only_its_data_allows():
+    fields = dict(data="mnist", network=Network((4,), 2), optimization=Optimization(1, 10))
+    noisy = fields | dict(data_options=dict(noise=0.1), keep="denoising", search_as="clean")
+    plan = Plan({"clean": fields, "noisy": noisy}, ("ae",), seeds=1, keep="images")
+    assert plan.run("clean", "ae", 0, {}).keep == "images" and plan.run("noisy", "ae", 0, {}).keep == "denoising"
+    assert plan.run("noisy", "ae", 0, {}, searching=True).keep == "metrics"
 
 
-def test_a_run_on_validation_points_knows_their_error():
-    assert "validation_mse" not in perform(a_run(keep="metrics"), "cpu").metrics
+def plane_data(count=4000):
+    points = torch.randn(count, 2, generator=torch.Generator().manual_seed(1)) @ torch.tensor([[3.0, 1.0], [0.0, 0.5]])
+    return Dataset(points + torch.tensor([5.0, -2.0]), points[:10], torch.arange(count).float(), torch.arange(10.0))
 
 
-def test_images_along_a_line_have_the_measures_of_a_curve_whatever_is_kept():
-    train, position = family(20, (0, 10))
-    data = Dataset(train, train, position, position)
-    metrics, arrays = views.VIEWS["metrics"](Autoencoder(Reads(lambda x: x[:, :1]), Picture()), data)
-    assert metrics["order_breaks"] == 0 and metrics["total_turning"] == pytest.approx(0, abs=1e-4) and arrays == {}
+def test_whitened_codes_have_mean_0_and_covariance_1_and_come_back():
+    codes = plane_data().train
+    plane = Whitened(codes)
+    white = plane.of(codes)
+    assert torch.allclose(white.T @ white / len(white), torch.eye(2, dtype=torch.float64), atol=1e-6)
+    assert white.mean(0).abs().max() < 1e-6
+    assert torch.allclose(plane.codes(white), codes.double())
+    line = torch.linspace(0, 1, 50)[:, None].expand(-1, 2)
+    assert torch.isfinite(Whitened(line).of(line)).all()
+
+
+def test_the_grid_counts_places_within_one_step_of_a_code():
+    grid, near = grid_near(torch.tensor([[2.0, 2.0]], dtype=torch.float64), 5)
+    assert grid[0, -1].tolist() == [2, 2] and grid[-1, 0].tolist() == [-2, -2]
+    assert near.nonzero().tolist() == [[0, 3], [0, 4], [1, 4]]
+
+
+def test_a_latent_grid_shows_the_decoder_over_the_whitened_codes():
+    data = plane_data()
+    plane = Whitened(data.train)
+    x, y = 0.5 + 0.2 * torch.linspace(-2, 2, 10), 0.5 + 0.2 * torch.linspace(2, -2, 10)
+    # The decoder paints one image of two pixels: the whitened coordinates.
+    whitening = model(lambda points: points, lambda z: (0.5 + 0.2 * plane.of(z)).float())
+    metrics, arrays = views.latent_grid(whitening, data)
+    expected = torch.stack(torch.meshgrid(y, x, indexing="ij"), 2).flip(2)
+    assert np.abs(arrays["grid"] / 255 - expected.numpy()).max() < 0.003
+    assert metrics["grid_roughness"] < 1e-8 and metrics["data_roughness"] < 1e-8
+    assert arrays["code"].shape == (1000, 2) and arrays["position"][-1] == 3999
+    assert 0.4 < views.latent_grid(whitening, plane_data(300))[1]["near"].mean() < 1
+    assert views.latent_scores(whitening, data) == (metrics, {})
+
+
+def test_roughness_where_there_are_data_ignores_the_rest_of_the_grid():
+    side = torch.arange(6.0)
+    images = (side[:, None] ** 2 + 3 * side[None])[..., None]
+    whole = measures.grid_smoothness(images)
+    # Second differences 2 along the rows' axis; first differences 1, 3, ..., 9 and 3.
+    assert whole == pytest.approx(4 / ((1 + 9 + 25 + 49 + 81) / 5 + 9))
+    assert measures.grid_smoothness(images, torch.ones(6, 6, dtype=torch.bool)) == whole
+    where = torch.zeros(6, 6, dtype=torch.bool)
+    where[:3] = True
+    images[4, 4] = 1e6
+    assert measures.grid_smoothness(images, where) == pytest.approx(4 / ((1 + 9) / 2 + 9))
+    assert measures.grid_smoothness(images, torch.zeros(6, 6, dtype=torch.bool)) == 0
+
+
+class Paraboloid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, z):
+        return torch.cat([z, self.scale * z.square().sum(1, keepdim=True)], 1)
+
+
+def test_the_curvature_view_finds_the_closed_form_on_a_paraboloid():
+    points = torch.randn(3000, 2, generator=torch.Generator().manual_seed(2))
+    autoencoder = Autoencoder(nn.Identity(), Paraboloid())
+    metrics, arrays = views.curvature(autoencoder, Dataset(points, points[:5]))
+
+    def closed_form(z):  # of (u, v, u² + v²): 2 K = 8 / (1 + 4 r²)²
+        return 8 / (1 + 4 * np.square(z).sum(-1)) ** 2
+
+    plane = Whitened(points)
+    codes = plane.codes(torch.from_numpy(arrays["code"])).numpy()
+    assert np.allclose(arrays["code_curvature"], closed_form(codes), rtol=1e-4)
+    assert metrics["curvature"] == pytest.approx(float(np.median(closed_form(codes))), rel=1e-4)
+    assert metrics["log10_curvature"] == pytest.approx(log10(metrics["curvature"]))
+    side = torch.linspace(-2, 2, 32, dtype=torch.float64)
+    corner = closed_form(plane.codes(torch.stack([side[15], side[31 - 15]])[None]).numpy())
+    assert np.allclose(arrays["field"][15, 15], corner, rtol=1e-4)
+    assert np.isnan(arrays["field"]).any() and np.isfinite(arrays["field"]).mean() > 0.5
+    assert autoencoder.decoder.scale.dtype == torch.float32  # a copy was made precise
+
+
+@pytest.mark.parametrize("view", ["latent_grid", "curvature"])
+def test_views_of_the_plane_need_a_plane_and_finite_codes(view):
+    data = Dataset(torch.ones(4, 3), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=f"{view}' needs codes in the plane"):
+        views.VIEWS[view](model(lambda x: x, lambda z: z), data)
+    with pytest.raises(ValueError, match="diverged"):
+        views.VIEWS[view](model(lambda x: x[:, :2] * torch.nan, lambda z: z), data)

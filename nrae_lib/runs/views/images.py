@@ -51,10 +51,7 @@ def images(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str,
     """
     error = measures.per_point_error(model, data.test).cpu()
     order = error.argsort(stable=True)
-    arrays = {
-        "error": error.numpy().astype(np.float16),
-        "shown": as_bytes(_reconstructed(model, data.test[:_SHOWN])),
-    }
+    arrays = {"error": error.numpy().astype(np.float16), "shown": as_bytes(_reconstructed(model, data.test[:_SHOWN]))}
     for name, index in {"best": order[:_EXTREMES], "worst": order.flip(0)[:_EXTREMES]}.items():
         arrays[name] = as_bytes(_reconstructed(model, data.test[index]))
         arrays[f"{name}_index"] = index.numpy().astype(np.int32)

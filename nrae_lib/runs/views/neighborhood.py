@@ -24,16 +24,15 @@ def neighborhood(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dic
 
     .. math:: \mathcal L_o = \frac1N \sum_x \frac15 \sum_{x' \in N(x)} \tfrac1D \lVert x' - \tilde F(x'; x) \rVert^2
 
-    is equation 3 with K = 1: whatever λ and k a method trains with, all models are measured alike. The reach of an
-    expansion is the length of the learned curve around F(x) on which it stays closer to the curve than a tenth of the
-    root mean square distance of the training points from their mean.
+    is equation 3 with K = 1 for all models alike, whatever λ and k they train with. The reach of an expansion is the length
+    of the learned curve around F(x) on which it stays closer to the curve than a tenth of the root mean square distance of
+    the training points from their mean.
 
     Returns:
-        metrics and arrays of :func:`nrae_lib.runs.views.curve`; metrics train_order_breaks, of the codes of the training
-        points; neighborhood_o and neighbor_error_o (without x itself) for o = 0, 1, 2; reach_1 and reach_2 (means over
-        the training points). Arrays point (N, D), the F(x); graph (N, 4), indices of the neighbours; near_o (N, 4, D),
-        their reconstructions, and local_o (N, 21, D), the expansion over the codes of the whole neighbourhood, for
-        o = 1, 2; reach_1, reach_2 (N,).
+        metrics and arrays of :func:`nrae_lib.runs.views.curve`; metrics train_order_breaks; neighborhood_o and
+        neighbor_error_o (without x itself) for o = 0, 1, 2; mean reach_1 and reach_2. Arrays point (N, D), the F(x); graph
+        (N, 4), the neighbours; near_o (N, 4, D), their reconstructions, and local_o (N, 21, D), the expansion over the
+        codes of the whole neighbourhood, for o = 1, 2; reach_1, reach_2 (N,).
 
     Raises:
         ValueError: if the codes are not one-dimensional, or there are fewer than five training points.
@@ -48,15 +47,13 @@ def neighborhood(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dic
         )
     metrics, arrays = curve(model, data)
     if data.train_position is not None:
-        breaks = measures.order_breaks(z[:, 0].cpu(), data.train_position.cpu())
-        metrics["train_order_breaks"] = float(breaks)
+        metrics["train_order_breaks"] = float(measures.order_breaks(z[:, 0].cpu(), data.train_position.cpu()))
     graph = knn_graph(train, _NEIGHBORS)
     x_near, z_near = train[graph].transpose(0, 1), z[graph].transpose(0, 1)
     for order in (0, 1, 2):
         loss = (model.decoder, z, z_near, train, x_near, order, 1.0)
         metrics[f"neighborhood_{order}"] = float(losses.neighborhood_reconstruction(*loss))
         metrics[f"neighbor_error_{order}"] = float(losses.neighborhood_reconstruction(*loss, include_center=False))
-
     whole = torch.cat([z[None], z_near])
     fractions = torch.linspace(0, 1, _LOCAL_POINTS, dtype=z.dtype, device=device)[:, None, None]
     low, high = whole.min(0).values, whole.max(0).values

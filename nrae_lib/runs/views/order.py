@@ -51,10 +51,8 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     breaks = measures.neighbor_breaks(along, data.train_position.cpu(), period=None if dimension == 1 else 360.0)
     metrics["neighbor_breaks"] = float(len(breaks))
     path_code = _path(along, dimension)
-    arrays = {
-        "code": code, "test_code": codes[""], "position": data.train_position, "test_position": data.test_position,
-        "path_code": path_code,
-    }  # fmt: skip
+    arrays = {"code": code, "test_code": codes[""], "position": data.train_position, "path_code": path_code}
+    arrays["test_position"] = data.test_position
     return metrics, {
         **{name: value.cpu().numpy().astype(np.float32) for name, value in arrays.items()},
         "sequence": sequence.numpy().astype(np.int32),

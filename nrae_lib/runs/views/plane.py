@@ -17,12 +17,9 @@ _SHOWN_CODES, _CURVATURE_CODES = 1000, 500
 
 
 class Whitened:
-    """A latent plane in coordinates in which given codes have mean 0 and covariance I.
+    """A latent plane in coordinates in which given codes (N, 2) have mean 0 and covariance I.
 
     The symmetric square root of the inverse covariance: of all such coordinates those that turn the codes least.
-
-    Arguments:
-        codes: (N, 2).
     """
 
     def __init__(self, codes: Tensor):
@@ -43,11 +40,7 @@ class Whitened:
 
 
 def grid_near(coordinates: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """A regular grid over [-2, 2]², and where it lies in the region of the data.
-
-    Arguments:
-        coordinates: (N, 2) whitened training codes.
-        points: of the grid along each side.
+    """A regular grid over [-2, 2]², and where it lies in the region of the data, whose whitened codes (N, 2) are given.
 
     Returns:
         (points, points, 2) float64, row by row from above, and (points, points) bool: whether some training code lies
@@ -80,10 +73,9 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
     """What is decoded from a 19 x 19 grid of the whitened latent plane.
 
     Returns:
-        metrics grid_roughness, :func:`nrae_lib.core.measures.grid_smoothness` of the whole grid, and data_roughness, of the
-        region of the data, where some training code lies within one step of the grid. Arrays: grid (10, 10, ...) uint8,
-        every second row and column; near (10, 10) bool, that region; code (at most 1000, 2), whitened training codes;
-        position, theirs, where the data has any.
+        metrics grid_roughness, :func:`nrae_lib.core.measures.grid_smoothness` of the whole grid, and data_roughness, of
+        where some training code lies within one step of it. Arrays: grid (10, 10, ...) uint8, every second row and
+        column; near (10, 10) bool, that region; code (at most 1000, 2), whitened training codes, and their position.
 
     Raises:
         ValueError: if the codes are not in the plane.
@@ -97,11 +89,8 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
         "data_roughness": measures.grid_smoothness(images, near),
     }
     shown = _some(len(coordinates), _SHOWN_CODES)
-    arrays = {
-        "grid": as_bytes(images[::2, ::2]),
-        "near": near[::2, ::2].numpy(),
-        "code": coordinates[shown].numpy().astype(np.float32),
-    }
+    arrays = {"grid": as_bytes(images[::2, ::2]), "near": near[::2, ::2].numpy()}
+    arrays["code"] = coordinates[shown].numpy().astype(np.float32)
     if data.train_position is not None:
         arrays["position"] = data.train_position.cpu()[shown].numpy().astype(np.float32)
     return metrics, arrays
@@ -121,9 +110,9 @@ def curvature(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[s
 
     Returns:
         metrics curvature, the median of ``abs(R)`` over 500 evenly chosen training codes, log10_curvature, its logarithm,
-        and field_curvature, the median over the part of the grid where a training code lies within one step of it. Places
-        where the decoder is no immersion are left out. Arrays: field (32, 32) float32, R on the grid, row by row from
-        above, NaN elsewhere; code (at most 500, 2), whitened, and code_curvature (at most 500,).
+        and field_curvature, the median over the grid where a training code lies within one step; places where the decoder
+        is no immersion are left out. Arrays: field (32, 32) float32, R on the grid, row by row from above, NaN elsewhere;
+        code (at most 500, 2), whitened, and code_curvature (at most 500,).
 
     Raises:
         ValueError: if the codes are not in the plane.
