@@ -126,7 +126,7 @@ class Study:
         plan: preset -> :class:`Plan`.
         preset: "smoke", "quick" or "paper".
         names: the methods that this page was asked for; all of the plan if empty.
-        device, workers, cluster: see :func:`nrae_lib.runs.grid.run_all`.
+        device, workers, cluster: see :func:`nrae_lib.runs.run_all`.
         only: the conditions to run; all of the plan if empty.
 
     Raises:
