@@ -72,8 +72,8 @@ def run_all(
 
     Each result is stored at once, so a killed process loses at most what it was performing, and of that only what came
     after the last checkpoint. Runs another process has in hand on the same store are left to it, read when they are
-    there, and taken over if it drops them; nothing is computed twice. The one exception are Dask workers that do not
-    see the store's folder, whose results the process that calls this stores. A run that fails stops no other.
+    there, and taken over if it drops them; nothing is computed twice, unless Dask workers do not see the store's folder.
+    A run that fails stops no other.
 
     Arguments:
         store: where results are looked up and kept.

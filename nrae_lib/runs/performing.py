@@ -53,7 +53,12 @@ def perform(
         validation=data.validation if run.optimization.patience else None,
     )  # fmt: skip
 
-    metrics, arrays = _measure(model, data, run.keep)
+    parts = {"train": data.train, "test": data.test, "validation": data.validation}
+    metrics = {
+        f"{name}_mse": measures.mean_squared_error(model, part) for name, part in parts.items() if part is not None
+    }
+    found, arrays = VIEWS[run.keep](model, data)
+    metrics |= found
     if not all(map(math.isfinite, metrics.values())):
         raise FloatingPointError("a measure of the trained model is not finite: lower the learning rate")
     if trained.frames:
@@ -71,17 +76,6 @@ def perform(
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     steps_per_second = trained.steps / max(trained.seconds, 1e-9)
     return Result(run, metrics, history, arrays, trained.seconds, steps_per_second, provenance, weights)
-
-
-def _measure(model: nn.Module, data: datasets.Dataset, keep: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    metrics = {
-        "train_mse": measures.mean_squared_error(model, data.train),
-        "test_mse": measures.mean_squared_error(model, data.test),
-    }
-    if data.validation is not None:
-        metrics["validation_mse"] = measures.mean_squared_error(model, data.validation)
-    found, arrays = VIEWS[keep](model, data)
-    return metrics | found, arrays
 
 
 def frame_epochs(epochs: int) -> tuple[int, ...]:
