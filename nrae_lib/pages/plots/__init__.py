@@ -6,10 +6,9 @@ follows the page's light or dark mode. `scrubber` shows how a learned manifold m
 Importing this package needs numpy only; matplotlib, pandas and IPython are imported where they are used.
 """
 
-from nrae_lib.pages.plots.animation import scrubber, scrubber_html
-from nrae_lib.pages.plots.curves import latent_order, learned_curves
-from nrae_lib.pages.plots.explorer import latent_walk, latent_walk_html
-from nrae_lib.pages.plots.images import image_rows, mosaic
+from nrae_lib.pages.plots.animation import latent_walk, latent_walk_html, scrubber, scrubber_html
+from nrae_lib.pages.plots.curves import LOCAL_COLOUR, latent_order, learned_curves, neighborhood_reconstructions
+from nrae_lib.pages.plots.images import best_and_worst, image_rows, image_slider, image_slider_html, mosaic
 from nrae_lib.pages.plots.latent import CYCLIC_COLOURS, code_circles, code_planes, curvature_fields, latent_grids
 from nrae_lib.pages.plots.many_runs import mean_and_deviation, per_seed, search_grid
 from nrae_lib.pages.plots.own_data import (
@@ -20,7 +19,6 @@ from nrae_lib.pages.plots.own_data import (
     image_reconstructions,
     point_reconstructions,
 )
-from nrae_lib.pages.plots.reconstructions import best_and_worst, image_slider, image_slider_html
 from nrae_lib.pages.plots.runtime import cost_chart, scaling
 from nrae_lib.pages.plots.style import (
     MANIFOLD_COLOUR,
@@ -35,51 +33,14 @@ from nrae_lib.pages.plots.style import (
     show,
     style,
 )
-from nrae_lib.pages.plots.sweeps import sweep
-from nrae_lib.pages.plots.tables import dot_rows
-from nrae_lib.pages.plots.toys import LOCAL_COLOUR, neighborhood_reconstructions
+from nrae_lib.pages.plots.sweeps import dot_rows, sweep
 
 __all__ = [
-    "CATEGORY_COLOURS",
-    "CYCLIC_COLOURS",
-    "LOCAL_COLOUR",
-    "MANIFOLD_COLOUR",
-    "METHOD_COLOURS",
-    "ORDER_COLOURS",
-    "PAGE_STYLE",
-    "SAMPLE_COLOUR",
-    "best_and_worst",
-    "code_circles",
-    "code_planes",
-    "codes_of_points",
-    "cost_chart",
-    "curvature_fields",
-    "dot_rows",
-    "feature_errors",
-    "figure_html",
-    "fold_errors",
-    "image_reconstructions",
-    "image_rows",
-    "image_slider",
-    "image_slider_html",
-    "latent_grids",
-    "latent_order",
-    "latent_walk",
-    "latent_walk_html",
-    "learned_curves",
-    "mean_and_deviation",
-    "method_colour",
-    "method_label",
-    "mosaic",
-    "neighborhood_reconstructions",
-    "per_seed",
-    "point_reconstructions",
-    "relative_luminance",
-    "scaling",
-    "scrubber",
-    "scrubber_html",
-    "search_grid",
-    "show",
-    "style",
-    "sweep",
-]
+    "CATEGORY_COLOURS", "CYCLIC_COLOURS", "LOCAL_COLOUR", "MANIFOLD_COLOUR", "METHOD_COLOURS", "ORDER_COLOURS",
+    "PAGE_STYLE", "SAMPLE_COLOUR", "best_and_worst", "code_circles", "code_planes", "codes_of_points", "cost_chart",
+    "curvature_fields", "dot_rows", "feature_errors", "figure_html", "fold_errors", "image_reconstructions",
+    "image_rows", "image_slider", "image_slider_html", "latent_grids", "latent_order", "latent_walk",
+    "latent_walk_html", "learned_curves", "mean_and_deviation", "method_colour", "method_label", "mosaic",
+    "neighborhood_reconstructions", "per_seed", "point_reconstructions", "relative_luminance", "scaling", "scrubber",
+    "scrubber_html", "search_grid", "show", "style", "sweep",
+]  # fmt: skip

@@ -7,17 +7,8 @@ import json
 
 import numpy as np
 
-from nrae_lib.pages.plots.style import (
-    MANIFOLD_COLOUR,
-    PAGE_STYLE,
-    SAMPLE_COLOUR,
-    _aspect,
-    _entry,
-    _limits,
-    _not_empty,
-    _points,
-    method_label,
-)
+from nrae_lib.pages.plots.panels import aspect, limits_of, not_empty, points_of
+from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, PAGE_STYLE, SAMPLE_COLOUR, method_label
 
 
 def scrubber(panels, frame_steps, truth=None, alt="The learned manifold during training", unit="epoch"):
@@ -37,20 +28,47 @@ def scrubber(panels, frame_steps, truth=None, alt="The learned manifold during t
 
 def scrubber_html(panels, frame_steps, truth=None, alt="The learned manifold during training", unit="epoch"):
     """The HTML of `scrubber`: self-contained, 16-bit coordinates, at most 160 points per curve."""
-    frame_steps = [int(step) for step in frame_steps]
     samples, frames = {}, {}
-    for title, panel in _not_empty(panels).items():
-        samples[title] = _points(_entry(title, panel, "train"), f"train of {title!r}")
-        curve = np.asarray(_entry(title, panel, "frames"), dtype=float)
+    for title, panel in not_empty(panels).items():
+        curve = np.asarray(panel["frames"], dtype=float)
         if curve.ndim != 3 or curve.shape[::2] != (len(frame_steps), 2):
             raise ValueError(
                 f"frames of {title!r} must have shape ({len(frame_steps)} frame_steps, points, 2), got {curve.shape}"
             )
-        _points(curve.reshape(-1, 2), f"frames of {title!r}")
+        points_of(curve.reshape(-1, 2))
         # Neighbouring points are then about a pixel apart in a small picture: more cannot be seen.
         kept = np.linspace(0, curve.shape[1] - 1, min(curve.shape[1], 160)).round().astype(int)
-        frames[title] = curve[:, kept]
-    return _canvas_html(samples, frames, [f"{unit} {step}" for step in frame_steps], truth, alt, unit)
+        samples[title], frames[title] = points_of(panel["train"]), curve[:, kept]
+    return _canvas_html(samples, frames, [f"{unit} {int(step)}" for step in frame_steps], truth, alt, unit)
+
+
+def latent_walk(panels, truth=None, alt="The decoded point while the code moves"):
+    """Display learned curves with a dot that moves along all of them while the reader drags a slider or presses play.
+
+    The slider goes from the smallest training code to the largest, in every picture alike.
+
+    Arguments:
+        panels: title -> {"train": (n, 2), "curve": (p, 2), decoded from p evenly spaced codes}; p is the same for all.
+        truth: (q, 2), the noise-free curve, dashed; optional.
+        alt: one sentence that says what is shown.
+
+    Raises:
+        ValueError: if there are no panels, or the curves differ in length.
+    """
+    from IPython.display import display
+
+    display({"text/html": latent_walk_html(panels, truth, alt), "text/plain": alt}, raw=True)
+
+
+def latent_walk_html(panels, truth=None, alt="The decoded point while the code moves"):
+    """The HTML of `latent_walk`: self-contained, without a network or server."""
+    samples = {title: points_of(panel["train"]) for title, panel in not_empty(panels).items()}
+    curves = {title: points_of(panel["curve"])[None] for title, panel in panels.items()}
+    lengths = {curve.shape[1] for curve in curves.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"all curves must have equally many points, not {', '.join(map(str, sorted(lengths)))}")
+    labels = [f"code at {share:.0%}" for share in np.linspace(0, 1, lengths.pop())]
+    return _canvas_html(samples, curves, labels, truth, alt, "code", still=True)
 
 
 def _canvas_html(samples, frames, labels, truth, alt, name, still=False):
@@ -63,8 +81,8 @@ def _canvas_html(samples, frames, labels, truth, alt, name, still=False):
         labels: text at each place of the slider, which starts at the last, or if ``still`` at the first.
         name: what the slider moves, for screen readers.
     """
-    truth = None if truth is None else _points(truth, "truth")
-    limits = _limits([*samples.values()] + ([] if truth is None else [truth]))
+    truth = None if truth is None else points_of(truth)
+    limits = limits_of([*samples.values()] + ([] if truth is None else [truth]))
     low, side = np.array(limits)[:, 0], max(high - low for low, high in limits)
 
     def packed(points):
@@ -75,7 +93,7 @@ def _canvas_html(samples, frames, labels, truth, alt, name, still=False):
 
     setup = {
         "labels": labels,
-        "aspect": _aspect(limits),
+        "aspect": aspect(limits),
         "scale": 8192 * (limits[0][1] - limits[0][0]) / side,
         "truth": None if truth is None else packed(truth[:: max(1, len(truth) // 160)]),
         "panels": [

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from nrae_lib.pages.plots.curves import _columns, _legend_below, _width, _with_narrow
+from nrae_lib.pages.plots.panels import choose_columns, legend_below, not_empty, page_width, with_narrow
 from nrae_lib.pages.plots.style import (
     MANIFOLD_COLOUR,
     ORDER_COLOURS,
@@ -12,7 +12,6 @@ from nrae_lib.pages.plots.style import (
     SAMPLE_COLOUR,
     _mappable,
     _new_figure,
-    _not_empty,
     method_colour,
     style,
 )
@@ -40,14 +39,14 @@ def codes_of_points(panels, colour, colour_name, seed=0):
     Raises:
         ValueError: there are no panels, or they do not fit the colour.
     """
-    panels = {title: np.asarray(codes, dtype=float) for title, codes in _not_empty(panels).items()}
+    panels = {title: np.asarray(codes, dtype=float) for title, codes in not_empty(panels).items()}
     colour = np.asarray(colour)
     for title, codes in panels.items():
         if codes.ndim != 2 or len(codes) != len(colour):
             raise ValueError(f"codes of {title!r} have the shape {codes.shape}, but the colour has {colour.shape}")
-    return _with_narrow(
+    return with_narrow(
         lambda columns: _draw_codes(panels, colour, colour_name, seed, columns),
-        _columns(len(panels), 1 if all(codes.shape[1] == 1 for codes in panels.values()) else None),
+        choose_columns(len(panels), 1 if all(codes.shape[1] == 1 for codes in panels.values()) else None),
     )
 
 
@@ -56,7 +55,7 @@ def _draw_codes(panels, colour, colour_name, seed, columns):
     from matplotlib.lines import Line2D
 
     rows, strip = math.ceil(len(panels) / columns), all(codes.shape[1] == 1 for codes in panels.values())
-    width = PAGE_WIDTH if strip else _width(columns)
+    width = PAGE_WIDTH if strip else page_width(columns)
     generator = np.random.default_rng(seed)
     order, height = generator.permutation(len(colour)), generator.uniform(-1, 1, len(colour))
     classes = _classes(colour)
@@ -172,15 +171,15 @@ def point_reconstructions(points, reconstructions, names=()):
     if features > 3:
         raise ValueError(f"points have {features} dimensions: at most 3 can be drawn")
     names = [_shortened(name) for name in names] or [f"x{place}" for place in range(1, features + 1)]
-    return _with_narrow(
-        lambda columns: _draw_points(points, _not_empty(reconstructions), names, columns),
-        _columns(len(reconstructions), None),
+    return with_narrow(
+        lambda columns: _draw_points(points, not_empty(reconstructions), names, columns),
+        choose_columns(len(reconstructions), None),
     )
 
 
 def _draw_points(points, reconstructions, names, columns):
     features, rows = points.shape[1], math.ceil(len(reconstructions) / columns)
-    width = _width(columns)
+    width = page_width(columns)
     space = {"projection": "3d"} if features == 3 else {}
     with style():
         figure, axes = _new_figure(width, rows * (width / columns + 34) + 30, rows, columns, subplot_kw=space)
@@ -213,7 +212,7 @@ def _draw_points(points, reconstructions, names, columns):
             labelpad = {"labelpad": -12} if features == 3 else {}
             axis.set_xlabel(names[0], **labelpad)
             axis.set_ylabel(names[1], **labelpad)
-        _legend_below(figure, axes[0, 0])
+        legend_below(figure, axes[0, 0])
     return figure
 
 
@@ -229,7 +228,7 @@ def feature_errors(errors, titles, names, most=30):
     Returns:
         Figure: the features, the worst on top. At 1 a method knows no more than the feature's mean.
     """
-    table = np.array(list(_not_empty(errors).values()), dtype=float)
+    table = np.array(list(not_empty(errors).values()), dtype=float)
     mean = np.where(np.isfinite(table).all(0), table.mean(0), -np.inf)
     worst = [one for one in np.argsort(-mean, kind="stable")[:most] if np.isfinite(mean[one])][::-1]
     if not worst:
@@ -258,7 +257,7 @@ def fold_errors(errors, titles, ylabel):
         titles: name -> the text that is shown.
         ylabel: what the errors are.
     """
-    table = np.array(list(_not_empty(errors).values()), dtype=float)
+    table = np.array(list(not_empty(errors).values()), dtype=float)
     with style():
         figure, axes = _new_figure(PAGE_WIDTH, 280)
         axis = axes[0, 0]

@@ -3,7 +3,8 @@
 import numpy as np
 
 from nrae_lib.pages.plots.many_runs import _PAPER_MARK, _plain_log_ticks
-from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, _not_empty, method_colour, method_label, style
+from nrae_lib.pages.plots.panels import not_empty
+from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_colour, method_label, style
 
 _ROW = 22  # CSS pixels
 _MARKS = ("o", "s", "^", "v", "P", "X", "D", "p")
@@ -21,7 +22,7 @@ def cost_chart(series, paper=None, xlabel="time of a step / AE"):
     Returns:
         Figure: with a line at 1.
     """
-    _not_empty(series)
+    not_empty(series)
     (first_label, first), *_ = series.items()
     others = [name for rows in series.values() for name in rows if name not in first]
     order = [*sorted(first, key=lambda name: first[name][0]), *dict.fromkeys(others)]
@@ -69,7 +70,7 @@ def scaling(panels):
     Returns:
         Figure: two panels beside each other; below one another on a phone.
     """
-    _not_empty(panels)
+    not_empty(panels)
     figure = _draw_scaling(panels, min(len(panels), 2))
     figure.narrow = _draw_scaling(panels, 1) if len(panels) > 1 else None
     return figure

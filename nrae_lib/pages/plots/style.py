@@ -10,8 +10,6 @@ import io
 import re
 from contextlib import contextmanager
 
-import numpy as np
-
 # The paper's Figure 4: noisy samples blue, learned manifold orange. Every colour of this file has a relative luminance
 # between 0.12 and 0.30, so that its contrast is at least 3:1 both on white and on #121212.
 SAMPLE_COLOUR = "#2f80d8"
@@ -227,37 +225,3 @@ def _mappable(colours):
     from matplotlib.cm import ScalarMappable
 
     return ScalarMappable(**colours)
-
-
-def _aspect(limits):
-    (left, right), (bottom, top) = limits
-    return (top - bottom) / (right - left)
-
-
-def _limits(arrays):
-    """((left, right), (bottom, top)) around all points, with a margin of a sixteenth of the larger side."""
-    points = np.concatenate(arrays)
-    low, high = points.min(axis=0), points.max(axis=0)
-    margin = max((high - low).max(), 1e-6) / 16
-    return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
-
-
-def _not_empty(panels):
-    if not panels:
-        raise ValueError("there is nothing to draw: panels is empty; give at least one title -> arrays")
-    return panels
-
-
-def _points(values, name):
-    points = np.asarray(values, dtype=float)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
-        raise ValueError(f"{name} must have shape (points, 2), got {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError(f"{name} contains values that are not finite: did training diverge?")
-    return points
-
-
-def _entry(title, panel, name):
-    if name not in panel:
-        raise ValueError(f"panel {title!r} lacks {name!r}; it has: {', '.join(map(str, panel))}")
-    return panel[name]

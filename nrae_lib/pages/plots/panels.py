@@ -1,0 +1,104 @@
+"""Small multiples: one picture per method on equal axes, in a wide form and one for phones."""
+
+import math
+
+import numpy as np
+
+from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_label, style
+
+
+def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0):
+    """One picture per panel, all with the same equal axes.
+
+    Arguments:
+        panels: title -> what ``draw`` takes; "note" stands below a picture.
+        draw: function of (axis, panel).
+        limits: ((left, right), (bottom, top)); in these pictures shape matters, not coordinates, so there are no ticks.
+        columns: pictures per row; chosen from their number when None.
+        finish: function of (figure, axes, columns), for legends and colour bars.
+        extra: further height in CSS pixels.
+
+    Returns:
+        Figure, with its form for phones as `figure.narrow` where it would be too wide.
+    """
+
+    def whole(columns):
+        width, rows = page_width(columns), math.ceil(len(panels) / columns)
+        with style():
+            figure, axes = _new_figure(
+                width, rows * (width / columns * aspect(limits) + 52) + 30 + extra, rows, columns
+            )
+            axes = axes.ravel()
+            for axis in axes[len(panels) :]:
+                axis.set_visible(False)
+            for axis, (title, panel) in zip(axes, panels.items(), strict=False):
+                bare(axis, limits)
+                axis.set_title(method_label(title))
+                axis.set_xlabel(panel.get("note") or "", fontsize=11)
+                draw(axis, panel)
+            if finish:
+                finish(figure, list(axes[: len(panels)]), columns)
+        return figure
+
+    return with_narrow(whole, choose_columns(len(not_empty(panels)), columns))
+
+
+def with_narrow(draw, columns):
+    """The figure in so many columns, and in two for phones where it would be too wide."""
+    figure = draw(columns)
+    figure.narrow = draw(2) if columns > 2 else None
+    return figure
+
+
+def choose_columns(number, columns=None):
+    """Pictures per row."""
+    return min(columns or {1: 1, 2: 2, 3: 3, 4: 2}.get(number, 3 if number <= 6 or number == 9 else 4), number)
+
+
+def page_width(columns):
+    """CSS pixels; two columns at 0.7 of their size, the smallest that is shown, fit on a phone."""
+    return {1: 360, 2: 500}.get(columns, PAGE_WIDTH)
+
+
+def bare(axis, limits):
+    """Equal axes with a faint frame."""
+    axis.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
+    axis.spines[:].set(visible=True, alpha=0.3)
+
+
+def legend_below(figure, axis, columns=None, **options):
+    """The legend of one axis below the figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    look = dict(handlelength=1.6, columnspacing=1.6) | options
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels), **look)
+
+
+def aspect(limits):
+    """Height over width."""
+    (left, right), (bottom, top) = limits
+    return (top - bottom) / (right - left)
+
+
+def limits_of(arrays):
+    """((left, right), (bottom, top)) around all points, with a margin of a sixteenth of the larger side."""
+    points = np.concatenate([points_of(array) for array in arrays])
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = max((high - low).max(), 1e-6) / 16
+    return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+
+
+def not_empty(panels):
+    """``panels``, or one sentence."""
+    if not panels:
+        raise ValueError("there is nothing to draw: panels is empty; give at least one title -> arrays")
+    return panels
+
+
+def points_of(values):
+    """Points of the plane as floats, or one sentence."""
+    points = np.asarray(values, dtype=float)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise ValueError(f"points to draw must have shape (points, 2), not {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("points to draw contain values that are not finite: did training diverge?")
+    return points
