@@ -1,20 +1,9 @@
 """What is known about the image sets of the paper, and how they are split.
 
-Splits (supplement, section 1.1). Every set is one row of images: the official training images in their official order,
-then the official test images. The first ``n_train`` of the row train, the next ``n_validation`` decide when to stop, and
-the last ``n_test`` test. So the test images are the same for every ``n_train``, and the large splits (L) are the official
-ones. Nothing of this depends on the seed, which decides initial weights and batch order (and the noise, if any).
-
-The supplement states four splits that no data can have or that leave something open. They are settled here, once:
-
-- CIFAR S, (10000, 2000, 50000), needs 62,000 of 60,000 images: 48,000 test.
-- CELEBA S has two numbers, (50000, 10000). Early stopping needs validation images, so these are training and validation;
-  the test images are the official 19,962, as in L.
-- Omniglot S, (8000, 1000, 4180), sums to 13,180, the size of the evaluation set, and Omniglot L has 19,280 background
-  images and the same 13,180. S is read like every other set: training and validation images from the beginning of the
-  background set, test images from the end of the evaluation set, whose alphabets are not in the background set.
-- MNIST, FMNIST, KMNIST and SVHN S need more test images than there are official ones, so that the last 50,000 of the row
-  are official training images first and all official test images after them.
+Every set is one row of images: the official training images in their official order, then the official test images. The first
+``n_train`` of the row train, the next ``n_validation`` decide when to stop, and the last ``n_test`` test. So the test images
+are the same for every ``n_train``, and nothing of this depends on the seed. The supplement (section 1.1) states four splits
+that no data can have or that leave something open; the book's page 'Image sets' says how they are settled here, once.
 """
 
 from collections.abc import Sequence
@@ -27,16 +16,13 @@ class ImageSet:
 
     Arguments:
         name, title: in code, and as the paper writes it.
-        torchvision_class: of ``torchvision.datasets``, which says where the files lie and how they are read.
-        shape: (C, H, W) of the images as they are trained on.
+        torchvision_class, parts: of ``torchvision.datasets``, and its arguments for training and for test images.
+        shape, raw_shape: (C, H, W) of the images as they are trained on; (H, W) or (H, W, C) of those in ``<name>.npz``.
         classes: labels are 0 to classes - 1.
-        latent_dim: of the paper's convolutional networks (supplement, section 1.1).
-        n_neighbors: of NRAE, for "S" and for "L".
-        sizes: numbers of training, validation and test images, for "S" and for "L".
+        latent_dim, n_neighbors: of the paper's convolutional networks (supplement, section 1.1); of NRAE, for "S" and "L".
+        sizes: numbers of training, validation and test images, for "S" and "L".
         home: address of the set's own page.
-        files: what torchvision reads, relative to the root.
-        archives: what ``files`` can be unpacked from, relative to the root.
-        raw_shape: (H, W) or (H, W, C) of the images in the file ``<name>.npz``.
+        files, archives: what torchvision reads, and what it can be unpacked from, relative to the root.
     """
 
     name: str
@@ -51,6 +37,7 @@ class ImageSet:
     files: tuple[str, ...]
     archives: tuple[str, ...]
     raw_shape: tuple[int, ...]
+    parts: tuple[dict, ...] = ({"train": True}, {"train": False})
 
     @property
     def hint(self) -> str:
@@ -59,9 +46,8 @@ class ImageSet:
 
 
 def _idx_set(name: str, folder: str, latent_dim: int, home: str) -> ImageSet:
-    files = tuple(
-        f"{folder}/raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-    )
+    kinds = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    files = tuple(f"{folder}/raw/{kind}-ubyte" for kind in kinds)
     return ImageSet(
         name, name.upper(), folder, (1, 28, 28), 10, latent_dim, {"S": 15, "L": 15},
         {"S": (10_000, 2_000, 50_000), "L": (50_000, 10_000, 10_000)}, home,
@@ -90,12 +76,12 @@ IMAGE_SETS: dict[str, ImageSet] = {
             "omniglot", "Omniglot", "Omniglot", (1, 28, 28), 1623, 32, {"S": 15, "L": 15},
             {"S": (8_000, 1_000, 4_180), "L": (15_000, 4_280, 13_180)}, "https://github.com/brendenlake/omniglot",
             (*_OMNIGLOT, *(f"{folder}.zip" for folder in _OMNIGLOT)), tuple(f"{folder}.zip" for folder in _OMNIGLOT),
-            (105, 105),
+            (105, 105), ({"background": True}, {"background": False}),
         ),
         ImageSet(
             "svhn", "SVHN", "SVHN", (3, 32, 32), 10, 64, {"S": 15, "L": 15},
             {"S": (10_000, 2_000, 50_000), "L": (60_000, 13_257, 26_032)}, "http://ufldl.stanford.edu/housenumbers/",
-            ("train_32x32.mat", "test_32x32.mat"), (), (32, 32, 3),
+            ("train_32x32.mat", "test_32x32.mat"), (), (32, 32, 3), ({"split": "train"}, {"split": "test"}),
         ),
         _cifar(
             "cifar10", 10, "cifar-10-batches-py",
@@ -107,7 +93,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
             {"S": (50_000, 10_000, 19_962), "L": (162_770, 19_867, 19_962)},
             "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
             ("celeba/img_align_celeba", *(f"celeba/list_{part}.txt" for part in _CELEBA), "celeba/identity_CelebA.txt"),
-            ("celeba/img_align_celeba.zip",), (64, 64, 3),
+            ("celeba/img_align_celeba.zip",), (64, 64, 3), ({"split": "all", "target_type": "identity"},),
         ),
     )
 }  # fmt: skip

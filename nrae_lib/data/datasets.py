@@ -10,33 +10,16 @@ from functools import partial
 
 from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
 from nrae_lib.data.digits import rotated_digit, rotated_digits, shifted_digit
-from nrae_lib.data.images import (
-    SOURCES,
-    Images,
-    available,
-    banner_text,
-    image_data,
-    images_of,
-    load,
-    resolve,
-    root,
-    sizes,
-    stand_in,
-)
+from nrae_lib.data.images import Images, available, banner_text, image_data, load, resolve, root, sizes, stand_in
 from nrae_lib.data.points import Dataset, sine, swiss_roll
 
 __all__ = [
-    "DATASETS", "IMAGE_SETS", "SOURCES", "Dataset", "ImageSet", "Images", "available", "banner_text", "bound_options",
-    "image_data", "images_of", "load", "make", "resolve", "root", "rotated_digit", "rotated_digits",
-    "shifted_digit", "sine", "sizes", "stand_in", "state", "swiss_roll",
+    "DATASETS", "IMAGE_SETS", "Dataset", "ImageSet", "Images", "available", "banner_text", "bound_options", "image_data", "load",
+    "make", "resolve", "root", "rotated_digit", "rotated_digits", "shifted_digit", "sine", "sizes", "stand_in", "state", "swiss_roll",
 ]  # fmt: skip
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    "sine": sine,
-    "swiss_roll": swiss_roll,
-    "rotated_digit": rotated_digit,
-    "shifted_digit": shifted_digit,
-    "rotated_digits": rotated_digits,
+    **{made.__name__: made for made in (sine, swiss_roll, rotated_digit, shifted_digit, rotated_digits)},
     **{name: partial(image_data, name) for name in IMAGE_SETS},
 }
 
@@ -68,10 +51,7 @@ def bound_options(name: str, options: dict) -> dict:
 
 
 def state(name: str, options: dict) -> str:
-    """Eight hexadecimal digits that change when a file does that this data is read from; empty if it is read from none.
-
-    Of names, sizes and times, not contents.
-    """
+    """Changes with the names, sizes and times of the files that the data is read from; empty if it is read from none."""
     if bound_options(name, options).get("source") != "official":
         return ""
     spec = IMAGE_SETS.get(name, IMAGE_SETS["mnist"])  # the turning digits are MNIST's

@@ -6,17 +6,8 @@ import torch
 from torch import Tensor
 
 from nrae_lib.data.images import images_of
-from nrae_lib.data.points import Dataset
-
-
-def _transforms():
-    try:
-        from torchvision.transforms.v2 import functional
-    except ImportError as error:
-        raise ImportError(
-            "the rotated and shifted digits need the package torchvision: pip install 'nrae-lib[images]'"
-        ) from error
-    return functional
+from nrae_lib.data.layouts import torchvision
+from nrae_lib.data.points import Dataset, check_options
 
 
 def _digits(source: str, digit: int, start: int, stop: int) -> Tensor:
@@ -24,9 +15,9 @@ def _digits(source: str, digit: int, start: int, stop: int) -> Tensor:
     images = images_of("mnist", source)
     which = (images.train_labels == digit).nonzero()[:, 0]
     if not 0 <= start < stop <= len(which):
+        asked = f"images {start} to {stop - 1}"
         raise ValueError(
-            f"MNIST ({source}) has {len(which)} training images of the digit {digit}: images {start} to {stop - 1} are not "
-            "among them"
+            f"MNIST ({source}) has {len(which)} training images of the digit {digit}: {asked} are not among them"
         )
     return images.train_images[which[start:stop]].float() / 255
 
@@ -37,15 +28,13 @@ def _along(transform: Callable[[Tensor, float], Tensor], images: Tensor, positio
 
 
 def _rotated(images: Tensor, angle: float) -> Tensor:
-    functional = _transforms()
+    functional = torchvision("transforms.v2.functional")
     # Without fill, outside is black. With fill=0 torchvision multiplies the pixels at the edge by their weight once more.
     return functional.rotate(images, angle, functional.InterpolationMode.BILINEAR)
 
 
-def _check_count(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 2:
-            raise ValueError(f"{name} must be at least 2, not {count}")
+def _curve(transform: Callable[[Tensor, float], Tensor], image: Tensor, position: Tensor, test: Tensor) -> Dataset:
+    return Dataset(_along(transform, image, position), _along(transform, image, test), position.float(), test.float())
 
 
 def rotated_digit(
@@ -59,30 +48,21 @@ def rotated_digit(
 ) -> Dataset:
     """One digit rotated by i * step degrees, i = 0..count-1, counterclockwise (supplement, section 1.1, Figures 8 and 9).
 
-    Test images are ``n_test`` rotations evenly spaced from 0 to count * step, with both ends; for a full turn or more
-    without the last, which repeats the first. For less than a full turn the last test images lie beyond the last training
-    image, at (count - 1) * step: by default the last 10 of 200, from 171 to 180 degrees. Positions are angles in degrees.
-    Bilinear interpolation, black outside, float32 in [0, 1]. The data does not depend on the seed.
+    Test images are ``n_test`` rotations evenly spaced from 0 to count * step, with both ends; for a full turn or more without
+    the last, which repeats the first. For less than a full turn the last ones lie beyond the last training image, at
+    (count - 1) * step. Positions are angles in degrees. Bilinear interpolation, black outside, float32 in [0, 1]. The data does
+    not depend on the seed.
 
     Arguments:
         source: "official" or "stand_in" MNIST.
-        digit, index: the image is the ``index``-th (from 0) training image of ``digit``.
-
-    Raises:
-        ValueError: if there is no such image.
+        digit, index: the image is the ``index``-th (from 0) training image of ``digit``; ValueError if there is none.
     """
-    _check_count(count=count, n_test=n_test)
+    check_options(count=count, n_test=n_test)
     image = _digits(source, digit, index, index + 1)
     position = torch.arange(count, dtype=torch.float64) * step
     end = count * step
     intervals = n_test if abs(end) >= 360 else n_test - 1
-    test_position = torch.arange(n_test, dtype=torch.float64) * (end / intervals)
-    return Dataset(
-        _along(_rotated, image, position),
-        _along(_rotated, image, test_position),
-        position.float(),
-        test_position.float(),
-    )
+    return _curve(_rotated, image, position, torch.arange(n_test, dtype=torch.float64) * (end / intervals))
 
 
 def shifted_digit(
@@ -97,22 +77,18 @@ def shifted_digit(
 ) -> Dataset:
     """One digit, scaled, shifted to the right by -reach to +reach pixels, evenly (supplement, section 1.1, Figure 8).
 
-    Test images are ``n_test`` shifts over the same range. Positions are shifts in pixels. Arguments, interpolation and
-    errors as for :func:`rotated_digit`.
+    Test images are ``n_test`` shifts over the same range. Positions are shifts in pixels. All else is as in :func:`rotated_digit`.
     """
-    _check_count(count=count, n_test=n_test)
+    check_options(count=count, n_test=n_test)
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be a positive number, not {scale}")
-    functional = _transforms()
+    functional = torchvision("transforms.v2.functional")
 
     def shifted(images: Tensor, shift: float) -> Tensor:
         return functional.affine(images, 0.0, [shift, 0.0], scale, [0.0, 0.0], functional.InterpolationMode.BILINEAR)
 
     image = _digits(source, digit, index, index + 1)
-    position, test_position = (torch.linspace(-reach, reach, n, dtype=torch.float64) for n in (count, n_test))
-    return Dataset(
-        _along(shifted, image, position), _along(shifted, image, test_position), position.float(), test_position.float()
-    )
+    return _curve(shifted, image, *(torch.linspace(-reach, reach, n, dtype=torch.float64) for n in (count, n_test)))
 
 
 def rotated_digits(
@@ -128,20 +104,18 @@ def rotated_digits(
     """The first images of a digit, each rotated by i * step degrees, i = 0..rotations-1 (supplement 1.1, Figure 5).
 
     Points are ordered image by image. Test points are the same rotations of ``n_test_digits`` of the images that follow.
-    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for
-    :func:`rotated_digit`.
+    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for :func:`rotated_digit`.
 
     Arguments:
-        digits: how many training images of ``digit`` are rotated.
         first_test: which of the images that follow is the first of the test, from 0; for a search with images of its own.
 
     Raises:
         ValueError: if there are not as many images, or a number is too small.
     """
-    _check_count(digits=digits, rotations=rotations, n_test_digits=n_test_digits + 1)
+    check_options(digits=digits, rotations=rotations)
+    check_options(1, n_test_digits=n_test_digits)
+    check_options(0, first_test=first_test)
     angles = torch.arange(rotations, dtype=torch.float64) * step
-    if first_test < 0:
-        raise ValueError(f"first_test must be at least 0, not {first_test}")
     start = digits + first_test
     images = _digits(source, digit, 0, start + n_test_digits)
     train, test = (_along(_rotated, part, angles) for part in (images[:digits], images[start:]))

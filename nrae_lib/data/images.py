@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from nrae_lib.data import layouts
 from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
-from nrae_lib.data.points import Dataset
+from nrae_lib.data.points import Dataset, check_options
 
 SOURCES = ("official", "stand_in")
 
@@ -43,18 +42,15 @@ class Images:
         """Copies of images and labels ``start`` to ``stop`` - 1 of the row: training images, then test images."""
         end = len(self.train_images)
         first, second = slice(start, min(stop, end)), slice(max(start - end, 0), max(stop - end, 0))
-        return (
-            torch.cat([self.train_images[first], self.test_images[second]]),
-            torch.cat([self.train_labels[first], self.test_labels[second]]),
-        )
+        both = ((self.train_images, self.test_images), (self.train_labels, self.test_labels))
+        return tuple(torch.cat([train[first], test[second]]) for train, test in both)
 
 
 def root() -> Path:
     """The folder of the image sets: ``$NRAE_DATA``, or ``data`` in the checkout (in the current folder if installed)."""
-    checkout = Path(__file__).resolve().parent.parent.parent
-    return Path(
-        os.environ.get("NRAE_DATA") or (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data"
-    )
+    checkout = Path(__file__).resolve().parents[2]
+    here = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+    return Path(os.environ.get("NRAE_DATA") or here / "data")
 
 
 def _set(name: str) -> ImageSet:
@@ -66,17 +62,9 @@ def _set(name: str) -> ImageSet:
 def available(name: str) -> bool:
     """Whether the files of the set are there, complete or packed; nothing is decoded or fetched."""
     spec, folder = _set(name), root()
-    return (
-        all((folder / file).exists() for file in spec.files)
-        or (bool(spec.archives) and all((folder / file).exists() for file in _packed(spec)))
-        or (folder / f"{name}.npz").exists()
-    )
-
-
-def _packed(spec: ImageSet) -> set[str]:
-    """What must be there before unpacking: the archives, and the files that no archive holds."""
-    loose = (file for file in spec.files if spec.name == "celeba" and file.endswith(".txt"))
-    return {*spec.archives, *loose}
+    loose = [file for file in spec.files if file.endswith(".txt")]  # what no archive holds
+    ways = (spec.files, (*spec.archives, *loose) if spec.archives else (f"{name}.npz",), (f"{name}.npz",))
+    return any(all((folder / file).exists() for file in files) for files in ways)
 
 
 def load(name: str, download: bool = False) -> Images:
@@ -86,10 +74,9 @@ def load(name: str, download: bool = False) -> Images:
     ``<name>.npz`` with ``train_images``, ``train_labels``, ``test_images`` and ``test_labels`` (uint8, N x H x W or
     N x H x W x C; the test part may be missing). The last two sets are kept in memory.
 
-    Omniglot's 105 x 105 drawings are inverted, so that ink is bright, and reduced to 28 x 28 with antialiasing; its
-    images are ordered by alphabet, character and file. Of CelebA the central 140 x 140 pixels are reduced to 64 x 64, as
-    in the papers of WAE and EAE; the NRAE paper states no crop. The decoded images are kept beside the originals in a
-    file, which is mapped, not read. Its labels are the persons. All others keep their size.
+    Omniglot's 105 x 105 drawings are inverted, so that ink is bright, and reduced to 28 x 28 with antialiasing, in the order of
+    alphabet, character and file. Of CelebA, whose labels are the persons, the central 140 x 140 pixels are reduced to 64 x 64,
+    as in the papers of WAE and EAE; the NRAE paper states no crop. They are kept beside the originals in a file that is mapped.
 
     Arguments:
         download: fetch the set with torchvision, which checks md5 sums, if nothing is there.
@@ -108,8 +95,7 @@ def load(name: str, download: bool = False) -> Images:
 
 @lru_cache(maxsize=2)
 def _load(name: str, folder: Path) -> Images:
-    spec = _set(name)
-    npz = folder / f"{name}.npz"
+    spec, npz = _set(name), folder / f"{name}.npz"
     complete = all((folder / file).exists() for file in spec.files)
     begun = any((folder / file).exists() for file in (*spec.files, *spec.archives))
     if complete or (begun and not npz.exists()):
@@ -121,11 +107,10 @@ def _load(name: str, folder: Path) -> Images:
 
 @lru_cache(maxsize=2)
 def stand_in(name: str) -> Images:
-    """Real images that come with scikit-learn, in the shape of the set ``name``.
+    """Real images that come with scikit-learn, in the shape of the set ``name``; the last quarter tests.
 
-    For the grey sets 1,797 handwritten digits of 8 x 8 pixels, enlarged to 28 x 28; the last quarter tests. Labels are the
-    digits. For the colour sets 6,000 random patches of two photographs; the last quarter tests, and comes from the right
-    quarter of the photographs, of which the training patches show nothing. Labels are the photographs.
+    For the grey sets 1,797 handwritten digits of 8 x 8 pixels, enlarged to 28 x 28; labels are the digits. For the colour sets
+    6,000 random patches of two photographs, whose right quarter only the test patches show; labels are the photographs.
     """
     from sklearn.datasets import load_digits, load_sample_images
 
@@ -140,12 +125,10 @@ def stand_in(name: str) -> Images:
     photographs = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2)
     generator = torch.Generator().manual_seed(0)
     parts: list[Tensor] = []
-    for count, (left, right) in zip((4500, 1500), pairwise((0, _TEST_COLUMN, photographs.shape[-1])), strict=True):
+    for count, left, right in ((4500, 0, _TEST_COLUMN), (1500, _TEST_COLUMN, photographs.shape[-1])):
         labels = torch.arange(count) % len(photographs)
-        tops, lefts = (
-            torch.randint(low, high - length + 1, (count,), generator=generator)
-            for low, high, length in ((0, photographs.shape[-2], height), (left, right, width))
-        )
+        tops = torch.randint(0, photographs.shape[-2] - height + 1, (count,), generator=generator)
+        lefts = torch.randint(left, right - width + 1, (count,), generator=generator)
         rows, columns = tops[:, None] + torch.arange(height), lefts[:, None] + torch.arange(width)
         patches = photographs[labels[:, None, None], :, rows[:, :, None], columns[:, None, :]]
         parts += [patches.permute(0, 3, 1, 2).contiguous(), labels]
@@ -169,15 +152,14 @@ def banner_text(names: str | Sequence[str]) -> str:
     names = [name for name in ([names] if isinstance(names, str) else names) if resolve(name) == "stand_in"]
     if not names:
         return ""
-    pictures = {1: "scikit-learn's 1,797 handwritten digits", 3: "patches of scikit-learn's two photographs"}
-    clauses = [
-        f"{pictures[channels]} stand in for {', '.join(titles)}"
-        for channels in pictures
-        if (titles := [IMAGE_SETS[name].title for name in names if IMAGE_SETS[name].shape[0] == channels])
-    ]
+    clauses = []
+    for channels, pictures in ((1, "1,797 handwritten digits"), (3, "two photographs")):
+        if titles := [IMAGE_SETS[name].title for name in names if IMAGE_SETS[name].shape[0] == channels]:
+            what = f"scikit-learn's {pictures} stand in for {', '.join(titles)}"
+            clauses.append(what if channels == 1 else f"patches of {what}")
     return (
         f"Here {', and '.join(clauses)}, so the numbers of this page cannot be compared with the paper's: to get the "
-        f"real images, run python -m nrae_lib.data.datasets {' '.join(names)}, or see the page on image sets."
+        f"real images, run python -m nrae_lib.data {' '.join(names)}, or see the page on image sets."
     )
 
 
@@ -188,16 +170,11 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
     beyond that, training and validation images are cut in proportion.
 
     Arguments:
-        size: "S" or "L".
-        source: "official" or "stand_in".
+        size, source: "S" or "L"; "official" or "stand_in".
         most: upper bound on every number, or on those named ``n_train``, ``n_validation``, ``n_test``.
 
-    Returns:
-        ``{"n_train": ..., "n_validation": ..., "n_test": ...}``.
-
     Raises:
-        ValueError: for an unknown name, size, source or key of ``most``.
-        FileNotFoundError: if the official set is not there.
+        ValueError, FileNotFoundError: for an unknown name, size, source or key of ``most``; if the official set is not there.
 
     Example:
         >>> sizes("mnist", "S", "stand_in", most={"n_train": 1000})
@@ -207,12 +184,10 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
     if size not in spec.sizes:
         raise ValueError(f"unknown size {size!r}: choose one of {', '.join(spec.sizes)}")
     total = len(images_of(name, source))
-    n_train, n_validation, n_test = spec.sizes[size]
-    if n_train + n_validation + n_test > total:
-        n_test = min(n_test, max(total - n_train - n_validation, total // 4))
-        rest = total - n_test
-        if n_train + n_validation > rest:
-            n_train, n_validation = (rest * part // (n_train + n_validation) for part in (n_train, n_validation))
+    *seen, n_test = spec.sizes[size]
+    n_test = min(n_test, max(total - sum(seen), total // 4))
+    rest = min(total - n_test, sum(seen))
+    n_train, n_validation = (rest * part // sum(seen) for part in seen)
     chosen = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
     bounds = dict.fromkeys(chosen, most) if isinstance(most, int) else most or {}
     for key in bounds:
@@ -230,7 +205,7 @@ def image_data(
     n_test: int = 50_000,
     noise: float = 0.0,
 ) -> Dataset:
-    """The image set ``name``, split as the page on image sets says; in ``DATASETS`` under its name.
+    """The image set ``name``, split as the page on image sets says.
 
     Without noise the images are uint8 and do not depend on the seed. With noise they are float32 in [0, 1] plus normal
     noise of standard deviation ``noise``, drawn once from the seed and clipped nowhere (paper, Table 2); ``train_clean``
@@ -241,18 +216,15 @@ def image_data(
         ValueError: if the set has fewer images than asked for; :func:`sizes` gives numbers that fit.
     """
     images = images_of(name, source)
-    for option, count, least in (("n_train", n_train, 2), ("n_validation", n_validation, 0), ("n_test", n_test, 1)):
-        if count < least:
-            raise ValueError(f"{option} must be at least {least}, not {count}")
-    if not 0 <= noise < float("inf"):
-        raise ValueError(f"noise is a standard deviation, a finite number that cannot be negative, got {noise}")
+    check_options(2, noise, n_train=n_train)
+    check_options(1, n_test=n_test)
+    check_options(0, n_validation=n_validation)
     if (asked := n_train + n_validation + n_test) > len(images):
         raise ValueError(
-            f"{IMAGE_SETS[name].title} ({source}) has {len(images):,} images here and {asked:,} were asked for: choose "
-            f"smaller n_train, n_validation, n_test, for example those of datasets.sizes"
+            f"{IMAGE_SETS[name].title} ({source}) has {len(images):,} images here and {asked:,} were asked for: choose smaller "
+            "n_train, n_validation, n_test, for example those of datasets.sizes"
         )
-    train, train_labels = images.part(0, n_train)
-    test, test_labels = images.part(len(images) - n_test, len(images))
+    (train, train_labels), (test, test_labels) = images.part(0, n_train), images.part(len(images) - n_test, len(images))
     labels = {"train_labels": train_labels, "test_labels": test_labels}
     if noise == 0:
         validation = images.part(n_train, n_train + n_validation)[0] if n_validation else None

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from nrae_lib.data.datasets.__main__ import main
+from nrae_lib.data.__main__ import main
 from PIL import Image
 from scipy.io import savemat
 from sklearn.datasets import load_digits, load_sample_images
@@ -28,7 +28,8 @@ from torch.nn.functional import interpolate
 from torchvision import datasets as tv
 
 from nrae_lib.data import datasets
-from nrae_lib.data.datasets import IMAGE_SETS, Images, images
+from nrae_lib.data import images
+from nrae_lib.data.datasets import IMAGE_SETS, Images
 
 REAL = Path(os.environ.get("NRAE_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
 IDX = {"mnist": "MNIST", "fmnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -507,7 +508,7 @@ def test_banner_names_the_stand_ins_and_the_way_out(folder):
     for part in (
         "digits stand in for MNIST",
         "photographs stand in for CIFAR10",
-        "nrae_lib.data.datasets mnist cifar10",
+        "nrae_lib.data mnist cifar10",
     ):
         assert part in text
     np.savez(folder / "cifar10.npz", **arrays("cifar10"))
