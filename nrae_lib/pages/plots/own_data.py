@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from nrae_lib.pages.plots.images import image_rows
 from nrae_lib.pages.plots.panels import choose_columns, legend_below, not_empty, page_width, with_narrow
 from nrae_lib.pages.plots.style import (
     MANIFOLD_COLOUR,
@@ -51,56 +52,51 @@ def codes_of_points(panels, colour, colour_name, seed=0):
 
 
 def _draw_codes(panels, colour, colour_name, seed, columns):
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
-    from matplotlib.lines import Line2D
-
     rows, strip = math.ceil(len(panels) / columns), all(codes.shape[1] == 1 for codes in panels.values())
     width = PAGE_WIDTH if strip else page_width(columns)
     generator = np.random.default_rng(seed)
     order, height = generator.permutation(len(colour)), generator.uniform(-1, 1, len(colour))
     classes = _classes(colour)
+    scale, dots = (None, {}) if classes else _numbers(colour, order)
     if classes:
         names, numbers = classes
         shown = [*CATEGORY_COLOURS[: len(names) - 1], CATEGORY_COLOURS[-1 if len(names) > 11 else len(names) - 1]]
         dots = {"c": [shown[number] for number in numbers[order]]}
-    else:
-        colour = colour.astype(float)
-        colour[~np.isfinite(colour)] = np.nan
-        ends = (np.nanmin(colour), np.nanmax(colour)) if np.isfinite(colour).any() else (0, 1)
-        cmap = LinearSegmentedColormap.from_list("order", ORDER_COLOURS).with_extremes(bad=CATEGORY_COLOURS[-1])
-        scale = {"cmap": cmap, "norm": Normalize(*ends)}
-        dots = {"c": np.ma.masked_invalid(colour[order]), "plotnonfinite": True, **scale}
-    size = float(np.clip(4000 / len(colour), 4, 40))
+    look = dict(s=float(np.clip(4000 / len(colour), 4, 40)), linewidth=0, alpha=0.85, rasterized=True)
     with style():
         figure, axes = _new_figure(width, rows * ((64 if strip else width / columns) + 30) + 90, rows, columns)
         for axis in axes.ravel()[len(panels) :]:
             axis.set_visible(False)
         for axis, (title, codes) in zip(axes.ravel(), panels.items(), strict=False):
-            axis.set_title(title)
-            y = codes[:, 1] if codes.shape[1] > 1 else height
-            axis.scatter(codes[order, 0], y[order], s=size, linewidth=0, alpha=0.85, rasterized=True, **dots)
-            axis.set(xticks=[], yticks=[])
+            axis.scatter(codes[order, 0], (codes[:, 1] if codes.shape[1] > 1 else height)[order], **look, **dots)
+            axis.set(title=title, xticks=[], yticks=[])
             axis.spines[:].set(visible=True, alpha=0.3)
             if codes.shape[1] > 1:
                 axis.set_aspect("equal", adjustable="datalim")
                 axis.set_box_aspect(1)
         if classes:
-            handles = [
-                Line2D([], [], marker="o", linestyle="", markersize=7, markeredgewidth=0, color=one, label=name)
-                for one, name in zip(shown, names, strict=True)
-            ]
+            for one, name in zip(shown, names, strict=True):
+                axes[0, 0].plot([], [], "o", markersize=7, markeredgewidth=0, color=one, label=name)
             across = max(1, int(width // (26 + 9 * max(len(colour_name) / 2, *map(len, names)))))
-            figure.legend(
-                handles=handles, title=colour_name, loc="outside lower center", ncols=min(across, len(handles)),
-                handletextpad=0.2, columnspacing=1.2,
-            )  # fmt: skip
+            place = dict(handletextpad=0.2, columnspacing=1.2, title=colour_name)
+            legend_below(figure, axes[0, 0], min(across, len(names)), **place)
         else:
-            bar = figure.colorbar(
-                _mappable(scale), ax=axes.ravel().tolist(), location="bottom", shrink=0.7, aspect=40, label=colour_name
-            )
+            place = dict(location="bottom", shrink=0.7, aspect=40, label=colour_name)
+            bar = figure.colorbar(_mappable(scale), ax=axes.ravel().tolist(), **place)
             bar.solids.set_rasterized(True)
             bar.outline.set_visible(False)
     return figure
+
+
+def _numbers(colour, order):
+    """The scale of numbers, and how dots in this order are coloured by it; NaN is grey."""
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+    colour = np.where(np.isfinite(colour.astype(float)), colour.astype(float), np.nan)
+    ends = (np.nanmin(colour), np.nanmax(colour)) if np.isfinite(colour).any() else (0, 1)
+    shades = LinearSegmentedColormap.from_list("order", ORDER_COLOURS).with_extremes(bad=CATEGORY_COLOURS[-1])
+    scale = {"cmap": shades, "norm": Normalize(*ends)}
+    return scale, {"c": np.ma.masked_invalid(colour[order]), "plotnonfinite": True, **scale}
 
 
 def _classes(colour):
@@ -135,21 +131,16 @@ def image_reconstructions(originals, reconstructions):
     """
     originals = np.asarray(originals, dtype=float)
     low, high = originals.min(), max(originals.max(), originals.min() + 1e-12)
-    strips = {"original": originals, **{title: np.asarray(images) for title, images in reconstructions.items()}}
-    size = max(min(62, (PAGE_WIDTH - 110) / len(originals)), 24)
-    tall = size * originals.shape[1] / originals.shape[2]
-    with style():
-        figure, axes = _new_figure(110 + size * len(originals), (tall + 6) * len(strips), len(strips), len(originals))
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-        for line, (title, images) in zip(axes, strips.items(), strict=True):
-            if images.shape != originals.shape:
-                raise ValueError(f"images of {title!r} have the shape {images.shape}, the originals {originals.shape}")
-            line[0].set_ylabel(title, rotation=0, ha="right", va="center")
-            for axis, image in zip(line, images, strict=True):
-                axis.imshow(np.clip((image - low) / (high - low), 0, 1), cmap="gray", vmin=0, vmax=1, aspect="auto")
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-    return figure
+
+    def in_bytes(title, images):
+        if np.shape(images) != originals.shape:
+            raise ValueError(f"images of {title!r} have the shape {np.shape(images)}, the originals {originals.shape}")
+        scaled = (255 * np.clip((np.asarray(images) - low) / (high - low), 0, 1)).round().astype(np.uint8)
+        return scaled[:, None] if scaled.ndim == 3 else np.moveaxis(scaled, -1, 1)
+
+    return image_rows(
+        {title: in_bytes(title, images) for title, images in {"original": originals, **reconstructions}.items()}
+    )
 
 
 def point_reconstructions(points, reconstructions, names=()):
@@ -178,9 +169,9 @@ def point_reconstructions(points, reconstructions, names=()):
 
 
 def _draw_points(points, reconstructions, names, columns):
-    features, rows = points.shape[1], math.ceil(len(reconstructions) / columns)
-    width = page_width(columns)
+    features, rows, width = points.shape[1], math.ceil(len(reconstructions) / columns), page_width(columns)
     space = {"projection": "3d"} if features == 3 else {}
+    small = dict(markersize=2.6, markeredgewidth=0)
     with style():
         figure, axes = _new_figure(width, rows * (width / columns + 34) + 30, rows, columns, subplot_kw=space)
         for axis in axes.ravel()[len(reconstructions) :]:
@@ -196,22 +187,18 @@ def _draw_points(points, reconstructions, names, columns):
             gap = np.full((len(points), 1, features), np.nan)
             joined = np.concatenate([points[:, None], np.asarray(decoded)[:, None], gap], axis=1).reshape(-1, features)
             axis.plot(*joined.T, color="black", linewidth=0.6, alpha=0.35)
-            axis.plot(*points.T, "o", color=SAMPLE_COLOUR, markersize=2.6, markeredgewidth=0, label="point")
-            axis.plot(
-                *np.asarray(decoded).T, "o", color=MANIFOLD_COLOUR, markersize=2.6, markeredgewidth=0,
-                label="held-out reconstruction",
-            )  # fmt: skip
+            axis.plot(*points.T, "o", color=SAMPLE_COLOUR, label="point", **small)
+            axis.plot(*np.asarray(decoded).T, "o", color=MANIFOLD_COLOUR, label="held-out reconstruction", **small)
+            near = {"labelpad": -12} if features == 3 else {}
+            axis.set_xlabel(names[0], **near)
+            axis.set_ylabel(names[1], **near)
+            axis.set(xticks=[], yticks=[])
             if features == 3:
-                axis.set(xticklabels=[], yticklabels=[], zticklabels=[])
+                axis.set(zticks=[])
                 axis.grid(False)  # its lines ignore the style, and would cover the points
                 for side in (axis.xaxis, axis.yaxis, axis.zaxis):
                     side.set_pane_color((0.5, 0.5, 0.5, 0.06))
                 axis.set_zlabel(names[2], labelpad=-12)
-            else:
-                axis.set(xticks=[], yticks=[])
-            labelpad = {"labelpad": -12} if features == 3 else {}
-            axis.set_xlabel(names[0], **labelpad)
-            axis.set_ylabel(names[1], **labelpad)
         legend_below(figure, axes[0, 0])
     return figure
 
@@ -238,14 +225,13 @@ def feature_errors(errors, titles, names, most=30):
         axis = axes[0, 0]
         axis.axvline(1, color="black", linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
         for name, values in zip(errors, table, strict=True):
-            axis.plot(
-                values[worst], range(len(worst)), "o", color=_colour(name), markersize=6, markeredgewidth=0, alpha=0.85,
-                label=titles.get(name, name),
-            )  # fmt: skip
+            look = dict(color=_colour(name), markersize=6, markeredgewidth=0, alpha=0.85)
+            axis.plot(values[worst], range(len(worst)), "o", label=titles.get(name, name), **look)
         axis.set_yticks(range(len(worst)), [_shortened(names[one]) for one in worst])
         axis.set(xlim=(0, None), ylim=(-0.7, len(worst) - 0.3), xlabel="held-out error / variance of the feature")
         axis.grid(axis="y")
-        _wrapped_legend(figure, axis)
+        longest = max(len(titles.get(name, name)) for name in errors)
+        legend_below(figure, axis, min(max(1, int(PAGE_WIDTH // (50 + 9 * longest))), len(errors)), handletextpad=0.2)
     return figure
 
 
@@ -277,9 +263,3 @@ def fold_errors(errors, titles, ylabel):
 
 def _colour(name):
     return CATEGORY_COLOURS[10] if name == "pca" else method_colour(name)
-
-
-def _wrapped_legend(figure, axis):
-    handles, labels = axis.get_legend_handles_labels()
-    across = max(1, int(PAGE_WIDTH // (50 + 9 * max(map(len, labels)))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(across, len(labels)), handletextpad=0.2)
