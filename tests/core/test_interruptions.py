@@ -1,188 +1,146 @@
 """Kill -9 at any moment, SIGTERM, a stop from another thread: the next process goes on, and the result is the same."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
-from tests.test_runs import ROOT
+from torch.utils._pytree import tree_leaves
 
 from nrae_lib.core import methods, training
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Interrupted, Optimization, checkpoints, fit
 
+DATA = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
 KILLS = 50
-# Forks of one process that has imported everything and trained nothing: 50 children start in milliseconds each.
-SCRIPT = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-from nrae_lib.core import methods
-from nrae_lib.core.models import Network
-from nrae_lib.core.training import Optimization, fit
 
-folder, kills = Path(sys.argv[1]), int(sys.argv[2])
-torch.set_num_threads(1)
-data = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
 
-def train(checkpoint, result):
+def train(checkpoint, progress=None, epochs=60, every=60.0):
     objective = methods.get("nrae_q+mmd").objective  # neighbours, noise, permutations: three kinds of draws
-    model = objective.build(Network((64, 64), 1, "elu"), (2,), seed=0)
-    optimization = Optimization(250, 16, decay_start=0.5)
-    trained = fit(
-        model, objective, data, optimization, 0, (0, 100, 250),
-        lambda model: model(data[:3]).detach(), checkpoint, checkpoint_seconds=0.01, validation=data[:5],
+    model, optimization = (
+        objective.build(Network((16,), 1, "elu"), (2,), seed=0),
+        Optimization(epochs, 8, decay_start=0.5),
     )
-    state = model.state_dict(), trained.loss, trained.frames, trained.steps, trained.validation
-    torch.save(state, result.with_suffix(".part"))
-    os.rename(result.with_suffix(".part"), result)
+    watched = (0, 25), lambda model: model(DATA[:3]).detach(), checkpoint, every, progress, DATA[:5]
+    trained = fit(model, objective, DATA, optimization, 0, *watched)
+    return model.state_dict(), trained.loss, trained.frames, trained.steps, trained.validation
 
-def child(*arguments):
-    process = os.fork()
-    if process == 0:
-        status = 1
-        try:
-            train(*arguments)
-            status = 0
-        finally:
-            os._exit(status)
-    return process
+
+def equal(one, other):
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.equal(*pair) if torch.is_tensor(pair[0]) else pair[0] == pair[1] for pair in pairs)
+
+
+# Forks of one process that has imported everything and trained nothing: children start in milliseconds.
+SCRIPT = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch, torch._dynamo  # which the first step would import, in every child
+from tests.core.test_interruptions import KILLS, train
+folder, killed, moments = Path(sys.argv[1]), 0, random.Random(0)
+torch.set_num_threads(1)
+
+def child(name, *arguments, **more):
+    if process := os.fork():
+        return process
+    status = 1
+    try:
+        torch.save(train(*arguments, **more), folder / f"{name}.part")
+        os.rename(folder / f"{name}.part", folder / name)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    finally:
+        os._exit(status)
+
+def ended(process):
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 began = time.perf_counter()
-assert os.waitpid(child(None, folder / "whole"), 0)[1] == 0
-longest = (time.perf_counter() - began) / 0.6 / kills  # so that all kills come before the end
-moments, killed, started = random.Random(0), 0, 0
+assert ended(child("whole", None)) == 0
+longest = (time.perf_counter() - began) / 0.6 / KILLS  # so that all kills come before the end
 while not (folder / "resumed").exists():
-    process = child(folder / "checkpoint", folder / "resumed")
-    started += 1
-    if killed < kills:
+    process = child("resumed", folder / "killed", every=0.01)
+    if killed < KILLS:
         time.sleep(moments.uniform(0, longest))
         os.kill(process, signal.SIGKILL)
-    status = os.waitpid(process, 0)[1]
-    killed += status == signal.SIGKILL
-    assert status in (0, signal.SIGKILL), status
-print(killed, started)
+    status = ended(process)
+    killed += status == -signal.SIGKILL
+    assert status in (0, -signal.SIGKILL), status
+
+scheduled = child("endless", folder / "scheduled", lambda done, loss: (folder / "reached").touch(), 10**6)
+while not (folder / "reached").exists():
+    time.sleep(0.01)
+os.kill(scheduled, signal.SIGTERM)
+late = child("went on", folder / "late", lambda done, loss: done == 5 and os.kill(os.getpid(), signal.SIGTERM), 5)
+print(json.dumps({"killed": killed, "scheduled": ended(scheduled), "late": ended(late)}))
 """
 
 
-@pytest.mark.slow
-def test_killed_at_fifty_random_moments_equals_uninterrupted(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """The folder and the statuses of processes that were killed."""
+    folder = tmp_path_factory.mktemp("processes")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), str(KILLS)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+        [sys.executable, "-c", SCRIPT, str(folder)], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    killed, started = map(int, done.stdout.split())
-    assert killed == KILLS, f"only {killed} of {started} processes were killed before they were through"
-    whole, resumed = (torch.load(tmp_path / name, weights_only=True) for name in ("whole", "resumed"))
-    for one, other in zip(
-        torch.utils._pytree.tree_leaves(whole), torch.utils._pytree.tree_leaves(resumed), strict=True
-    ):
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-    left = {path.name for path in tmp_path.iterdir()} - {"whole", "resumed", "checkpoint"}
+    return folder, json.loads(done.stdout)
+
+
+def test_killed_at_many_random_moments_equals_uninterrupted(processes):
+    folder, found = processes
+    assert found["killed"] == KILLS, "the others were through before they were killed"
+    assert equal(*(torch.load(folder / name, weights_only=True) for name in ("whole", "resumed")))
+    left = {path.name for path in folder.iterdir()} - {"whole", "resumed", "killed", "scheduled", "reached"}
     assert all(name.endswith(".part") for name in left), left
 
 
-DATA = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
-
-
-def train(checkpoint, progress=None, epochs=150):
-    objective = methods.get("nrae_l").objective
-    model = objective.build(Network((16,), 1, "elu"), (2,), seed=0)
-    trained = fit(model, objective, DATA, Optimization(epochs, 8), 0, checkpoint=checkpoint, progress=progress)
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), trained
+def test_a_process_that_a_scheduler_terminates_leaves_a_checkpoint_and_ends_also_after_the_last_step(processes):
+    folder, found = processes
+    assert found["scheduled"] == 143
+    assert checkpoints.load(folder / "scheduled", torch.device("cpu"))["epoch"] > 0
+    assert found["late"] == -signal.SIGTERM and not (folder / "went on").exists()
 
 
 def test_sigterm_saves_and_ends_with_the_status_of_a_terminated_process(tmp_path):
-    whole, uninterrupted = train(None)
-    checkpoint = tmp_path / "state"
-    before = signal.getsignal(signal.SIGTERM)
+    before, checkpoint = signal.getsignal(signal.SIGTERM), tmp_path / "state"
     with pytest.raises(Interrupted) as caught:
-        train(checkpoint, progress=lambda done, loss: os.kill(os.getpid(), signal.SIGTERM))
+        train(checkpoint, lambda done, loss: os.kill(os.getpid(), signal.SIGTERM))
     assert caught.value.code == 143 and str(checkpoint) in str(caught.value)
     assert signal.getsignal(signal.SIGTERM) == before and not training.stop_event.is_set()
-    assert 0 < checkpoints.load(checkpoint, torch.device("cpu"))["epoch"] < 150
-    resumed, rest = train(checkpoint)
-    assert torch.equal(resumed, whole) and torch.equal(rest.loss, uninterrupted.loss)
+    assert 0 < checkpoints.load(checkpoint, torch.device("cpu"))["epoch"] < 60
+    assert equal(train(None), train(checkpoint))
 
 
-def test_another_thread_is_stopped_by_the_event(tmp_path):
+def test_another_thread_is_stopped_by_the_event_of_who_takes_it_back(tmp_path):
     """A worker of a cluster trains in a thread, where Python runs no signal handlers."""
     ended, reached = [], threading.Event()
 
     def work():
-        try:
-            train(tmp_path / "state", progress=lambda done, loss: reached.set(), epochs=100_000)
-        except BaseException as error:
-            ended.append(error)
+        for _ in range(2):  # the second finds the event set
+            with pytest.raises(Interrupted) as caught:
+                train(tmp_path / "state", lambda done, loss: reached.set(), 100_000)
+            ended.append(caught.value.saved)
 
     thread = threading.Thread(target=work)
     thread.start()
     reached.wait()
     training.stop_event.set()
     thread.join()
+    assert training.stop_event.is_set()
     training.stop_event.clear()
-    assert [type(error) for error in ended] == [Interrupted]
-    assert (tmp_path / "state").exists()
-
-
-SCHEDULED = """
-import sys
-from pathlib import Path
-from tests.test_interruptions import train
-train(Path(sys.argv[1]), lambda done, loss: print(done, flush=True), epochs=10**6)
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_a_scheduler_terminates_leaves_a_checkpoint(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCHEDULED, str(tmp_path / "state")], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    process.stdout.readline()
-    process.terminate()
-    assert process.wait(60) == 143
-    assert checkpoints.load(tmp_path / "state", torch.device("cpu"))["epoch"] > 0
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
-
-
-LATE = """
-import os, signal, sys
-from pathlib import Path
-from tests.test_interruptions import train
-train(Path(sys.argv[1]), lambda done, loss: done == 5 and os.kill(os.getpid(), signal.SIGTERM), epochs=5)
-print("went on")
-"""
-
-
-@pytest.mark.slow
-def test_a_signal_after_the_last_step_still_ends_the_process(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", LATE, str(tmp_path / "state")], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == -signal.SIGTERM and "went on" not in done.stdout
-
-
-def test_who_asked_for_a_stop_takes_it_back(tmp_path):
-    training.stop_event.set()
-    try:
-        for _ in range(2):
-            with pytest.raises(Interrupted):
-                train(tmp_path / "state")
-            assert training.stop_event.is_set()
-    finally:
-        training.stop_event.clear()
-    train(tmp_path / "state")
+    assert ended == [True, True] and (tmp_path / "state").exists()
+    train(tmp_path / "other", epochs=2)
 
 
 def test_without_a_checkpoint_sigterm_ends_the_process_at_once():
     handlers = []
-    train(None, progress=lambda done, loss: handlers.append(signal.getsignal(signal.SIGTERM)))
+    train(None, lambda done, loss: handlers.append(signal.getsignal(signal.SIGTERM)), epochs=2)
     assert set(handlers) == {signal.SIG_DFL}

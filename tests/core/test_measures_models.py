@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from nrae_lib.core import measures
-from nrae_lib.core.feed import feed_of
 from nrae_lib.core.models import Autoencoder, mlp
 
 TURN = 2 * math.pi
@@ -23,11 +22,11 @@ def generator(seed=0):
 # Errors
 
 
-def test_errors_of_bytes_are_those_of_the_feed_in_small_blocks_too():
+def test_errors_of_bytes_are_those_of_fractions_in_small_blocks_too():
     images = torch.randint(256, (7, 1, 6, 6), generator=generator(), dtype=torch.uint8)
     halve = nn.Module()
     halve.forward = lambda x: 0.5 * x
-    rows = feed_of(images, "cpu").rows()
+    rows = images / 255
     each = measures.per_point_error(halve, images, block=2)
     assert each.dtype == torch.float32 and each.shape == (7,)
     assert torch.allclose(each, (0.5 * rows).square().mean((1, 2, 3)))

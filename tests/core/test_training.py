@@ -1,202 +1,107 @@
 """The training loop: reproducible, resumable bit for bit, and clear about what went wrong."""
 
+import ctypes
 import io
-import os
-import subprocess
-import sys
 import warnings
+from contextlib import ExitStack, nullcontext
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from tests.test_runs import ROOT
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from nrae_lib import ensemble
 from nrae_lib.core import files, methods
-from nrae_lib.core.feed import Streamed
 from nrae_lib.core.methods import Batch, Preparation
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Diverged, Optimization, checkpoints, fit, loop, steps
 
 DATA = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+EVERY = tuple(range(13))  # epochs, to look at a training after each
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+each_method = pytest.mark.parametrize("name", methods.CATALOGUE)
 
 
-def train(name="nrae_q", epochs=12, batch_size=8, seed=0, data=DATA, learning_rate=1e-3, settings=None, **arguments):
+def train(name="nrae_q", epochs=12, batch_size=8, seed=0, data=DATA, rate=1e-3, width=16, device="cpu", **more):
     # PHATE's default of five neighbours is more than the graph of 20 points can do without; gae is to refresh here.
     objective = methods.get(name).configure(**({"refresh_epochs": 3} if name == "gae" else {}))
-    model = objective.build(Network((16,), 1, "elu"), (2,), seed=0)
-    optimization = Optimization(
-        epochs, batch_size, learning_rate, **{"decay_start": 0.5, "decay_every": 2} | (settings or {})
-    )
-    return model, fit(model, objective, data, optimization, seed, **arguments)
+    model = objective.build(Network((width,), 1, "elu"), (2,), seed=0).to(device)
+    settings = {"decay_start": 0.5, "decay_every": 2} | more.pop("settings", {})
+    return model, fit(model, objective, data, Optimization(epochs, batch_size, rate, **settings), seed, **more)
 
 
 def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("name", methods.CATALOGUE)
-@pytest.mark.parametrize("batch_size", [8, 20])
-def test_same_seed_bitwise_same_result(name, batch_size):
-    (first, trained), (again, retrained) = train(name, batch_size=batch_size), train(name, batch_size=batch_size)
-    assert torch.equal(weights(first), weights(again))
-    assert torch.equal(trained.loss, retrained.loss)
-
-
-def test_other_seed_other_result():
-    assert not torch.equal(weights(train(seed=0)[0]), weights(train(seed=1)[0]))
-
-
-def test_the_global_random_state_is_neither_used_nor_changed():
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    first = weights(train()[0])
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(2)
-    assert torch.equal(weights(train()[0]), first)
-
-
-def test_loss_falls_and_is_the_mean_over_all_points():
-    _, trained = train("ae", epochs=300)
-    assert trained.loss[-1] < 0.5 * trained.loss[0]
-    model = Network((16,), 1, "elu").build((2,), seed=0)
-    _, first = train("ae", epochs=1, batch_size=20)
-    torch.testing.assert_close(first.loss[0], (model(DATA) - DATA).square().mean())
-    # batches of 8, 8 and 4 points, with a step too small to matter: still the mean over points
-    _, uneven = train("ae", epochs=1, batch_size=8, learning_rate=1e-12)
-    torch.testing.assert_close(uneven.loss[0], first.loss[0])
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(20, [8, 8, 4]), (17, [8, 9]), (16, [8, 8]), (9, [9])])
-def test_no_batch_is_left_with_a_single_point(count, sizes):
-    bounds = loop.batch_bounds(count, 8)
-    assert [end - start for start, end in bounds] == sizes
-    assert [index for start, end in bounds for index in range(start, end)] == list(range(count))
-    assert loop.batch_bounds(3, 1) == [(0, 1), (1, 2), (2, 3)]
-
-
-def test_learning_rate_schedule_of_the_released_code():
-    schedule = Optimization(2000, 32, 1e-3, decay_start=0.8, decay_every=10, decay_factor=0.9)
-    assert schedule.rate(0) == schedule.rate(1609) == 1e-3
-    assert schedule.rate(1610) == pytest.approx(9e-4)
-    assert schedule.rate(1999) == pytest.approx(1e-3 * 0.9**39)
-    assert Optimization(10, 4, 0.5).rate(9) == 0.5
-
-
-def test_cosine_schedule_starts_at_the_full_rate_and_ends_at_zero():
-    schedule = Optimization(100, 32, 2e-3, decay="cosine", decay_start=0.2)
-    assert schedule.rate(0) == schedule.rate(20) == 2e-3
-    assert schedule.rate(60) == pytest.approx(1e-3)
-    assert 0 < schedule.rate(99) < 1e-5
-    # the same as PyTorch's own
-    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], 2e-3)
-    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 80)
-    for epoch in range(20, 100):
-        assert schedule.rate(epoch) == pytest.approx(torchs.get_last_lr()[0], abs=1e-12)
-        optimizer.step()
-        torchs.step()
+def same(one, other):
+    return torch.equal(weights(one[0]), weights(other[0])) and torch.equal(one[1].loss, other[1].loss)
 
 
 def draw(model):
     with torch.no_grad():
-        return model(DATA[:2])
+        return model(DATA[:2].to(next(model.parameters()).device))
 
 
 class Killed(BaseException):
     """Stands for a signal: not an Exception, so nothing may swallow it."""
 
 
-# gae changes its graph during training, eae has running statistics, topoae learns a scalar beside the network.
-@pytest.mark.parametrize("name", ["nrae_q", "gae", "eae", "topoae"])
+def kill(*_):
+    raise Killed
+
+
+def interrupted(checkpoint, after=3, **more):
+    """A checkpoint of a training that is killed when it is looked at once more than so often: before it, and each epoch."""
+    looks, settings = iter([draw] * after), dict(frame_epochs=EVERY, checkpoint=checkpoint, checkpoint_seconds=0) | more
+    with pytest.raises(Killed):
+        train(draw=lambda model: next(looks, kill)(model), **settings)
+
+
+@each_method
 @pytest.mark.parametrize("batch_size", [8, 20])
-@pytest.mark.parametrize("die_at", [2, 5, 9])
-def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, name, tmp_path):
-    frames = (0, 3, 6, 12)
-    whole, uninterrupted = train(name, batch_size=batch_size, frame_epochs=frames, draw=draw)
-
-    checkpoint, calls = tmp_path / "state", []
-
-    def dying(model):
-        calls.append(None)
-        if len(calls) > die_at:
-            raise Killed
-        return draw(model)
-
-    every = tuple(range(13))  # recorded each epoch only so that the callback can die in the middle
-    with pytest.raises(Killed):
-        train(name, batch_size=batch_size, frame_epochs=every, draw=dying, checkpoint=checkpoint, checkpoint_seconds=0)
-    drawn = []
-    resumed, rest = train(
-        name, batch_size=batch_size, frame_epochs=every,
-        draw=lambda model: drawn.append(None) or draw(model),
-        checkpoint=checkpoint,
-    )  # fmt: skip
-    assert len(drawn) == 13 - die_at, "it started from the beginning"
-    assert torch.equal(weights(resumed), weights(whole))
-    assert torch.equal(rest.loss, uninterrupted.loss)
-    assert rest.steps == uninterrupted.steps
-    assert len(rest.frames) == 13
-    for epoch, frame in zip(frames, uninterrupted.frames, strict=True):
-        assert torch.equal(rest.frames[epoch], frame)
+def test_same_seed_bitwise_same_result(name, batch_size):
+    assert same(*(train(name, epochs=3, batch_size=batch_size) for _ in range(2)))
 
 
-def interrupted(checkpoint):
-    """A checkpoint after some of the epochs of ``train()``."""
-
-    def dying(model):
-        if checkpoint.exists():
-            raise Killed
-        return draw(model)
-
-    with pytest.raises(Killed):
-        train(frame_epochs=tuple(range(13)), draw=dying, checkpoint=checkpoint, checkpoint_seconds=0)
+def test_the_seed_decides_and_the_global_random_state_is_neither_used_nor_changed():
+    torch.manual_seed(1)
+    state, first = torch.get_rng_state(), train()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert same(train(), first) and not same(train(seed=1), first)
 
 
-@pytest.mark.parametrize("damage", ["half", "flipped", "empty", "other device", "other network"])
-def test_unusable_checkpoint_starts_from_the_beginning_with_one_warning(damage, tmp_path):
-    whole, _ = train()
-    checkpoint = tmp_path / "state"
-    interrupted(checkpoint)
-    content = checkpoint.read_bytes()
-    middle = len(content) // 2
-    if damage.startswith("other"):
-        state = torch.load(io.BytesIO(files.unseal(content)), weights_only=True)
-        if damage == "other device":
-            state["device"] = "cuda"
-        else:
-            state["model"]["decoder.2.bias"] = torch.zeros(7)
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = files.seal(buffer.getvalue())
-    else:
-        content = {"half": content[:middle], "empty": b"",
-                   "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[damage]  # fmt: skip
-    checkpoint.write_bytes(content)
-    with pytest.warns(UserWarning, match="is not used") as warned:
-        again, _ = train(checkpoint=checkpoint)
-    assert len(warned) == 1
-    assert torch.equal(weights(again), weights(whole))
+def test_loss_falls_and_is_the_mean_over_all_points():
+    _, trained = train("ae", epochs=200, batch_size=20)
+    assert trained.loss[-1] < 0.5 * trained.loss[0]
+    model = Network((16,), 1, "elu").build((2,), seed=0)
+    torch.testing.assert_close(trained.loss[0], (model(DATA) - DATA).square().mean())
+    # batches of 8, 8 and 4 points, with a step too small to matter: still the mean over points
+    _, uneven = train("ae", epochs=1, batch_size=8, rate=1e-12)
+    torch.testing.assert_close(uneven.loss[0], trained.loss[0])
 
 
-def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
-    whole, _ = train()
-
-    def full_disk(path, content):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(checkpoints, "write_atomically", full_disk)
-    with pytest.warns(UserWarning, match="could not be written: no space left"):
-        again, _ = train(checkpoint=tmp_path / "state", checkpoint_seconds=0)
-    assert torch.equal(weights(again), weights(whole))
+def test_learning_rate_schedules_are_those_of_the_released_code_and_of_pytorch():
+    schedule = Optimization(2000, 32, 1e-3, decay_start=0.8, decay_every=10, decay_factor=0.9)
+    assert schedule.rate(0) == schedule.rate(1609) == 1e-3
+    assert schedule.rate(1610) == pytest.approx(9e-4) and schedule.rate(1999) == pytest.approx(1e-3 * 0.9**39)
+    assert Optimization(10, 4, 0.5).rate(9) == 0.5
+    cosine = Optimization(100, 32, 2e-3, decay="cosine", decay_start=0.2)
+    assert cosine.rate(0) == cosine.rate(20) == 2e-3
+    assert cosine.rate(60) == pytest.approx(1e-3) and 0 < cosine.rate(99) < 1e-5
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], 2e-3)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 80)
+    for epoch in range(20, 100):
+        assert cosine.rate(epoch) == pytest.approx(torchs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        torchs.step()
 
 
 def test_every_epoch_trains_at_its_rate(monkeypatch):
-    rates = []
-    original = steps.step
+    rates, original = [], steps.step
 
     def recording(objective, batch, prepared, optimizer, *rest):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -208,255 +113,171 @@ def test_every_epoch_trains_at_its_rate(monkeypatch):
     assert rates == [schedule.rate(epoch) for epoch in range(12)] and len(set(rates)) == 3
 
 
-def test_an_explosion_in_the_very_last_step_is_noticed():
-    with pytest.raises(FloatingPointError, match="no longer finite"):
-        train("ae", epochs=1, batch_size=20, learning_rate=1e38)
+# gae changes its graph during training, eae has running statistics, topoae learns a scalar beside the network.
+@pytest.mark.parametrize("name", ["nrae_q", "gae", "eae", "topoae"])
+@pytest.mark.parametrize("batch_size", [8, 20])
+@pytest.mark.parametrize("die_at", [2, 5, 9])
+def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, name, tmp_path):
+    frames, looks, settings = (0, 3, 6, 12), [], dict(name=name, batch_size=batch_size)
+    whole = train(frame_epochs=frames, draw=draw, **settings)
+    interrupted(tmp_path / "state", die_at, **settings)
+    look = lambda model: looks.append(None) or draw(model)  # noqa: E731
+    resumed = train(frame_epochs=EVERY, draw=look, checkpoint=str(tmp_path / "state"), **settings)
+    assert len(looks) == 13 - die_at, "it started from the beginning"
+    assert same(resumed, whole) and resumed[1].steps == whole[1].steps and len(resumed[1].frames) == 13
+    assert all(torch.equal(resumed[1].frames[at], frame) for at, frame in zip(frames, whole[1].frames, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("data", "sentence"),
-    [
-        (torch.zeros(0, 2), "training data is empty"),
-        (torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [2.0, 2.0]]), "NaN or infinite values in 1 of 3"),
-        (torch.zeros(4, 2), "between 1 and 3 for 4 points, not 5"),
-        (torch.zeros(1, 2), "only one"),
-    ],
-)
-def test_impossible_data_stop_with_one_sentence(data, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        train("nrae_l", data=data)
+OTHERS = [dict(seed=1), dict(batch_size=5), dict(name="nrae_l"), dict(epochs=24), dict(width=8), dict(data=DATA[1:])]
 
 
-def test_exploding_loss_names_the_epoch_and_the_term():
-    with pytest.raises(FloatingPointError, match=r"no longer finite from epoch .* 'reconstruction' broke first"):
-        train("ae", epochs=50, learning_rate=1e30)
+@pytest.mark.parametrize("damage", ["half", "flipped", "empty", "other device", *OTHERS])
+def test_an_unusable_checkpoint_starts_from_the_beginning_with_one_warning(damage, tmp_path):
+    checkpoint, other = tmp_path / "state", damage if isinstance(damage, dict) else {}
+    interrupted(checkpoint)
+    content = checkpoint.read_bytes()
+    middle = len(content) // 2
+    if damage == "other device":
+        state = torch.load(io.BytesIO(files.unseal(content)), weights_only=True)
+        torch.save(state | {"what": state["what"].replace("'cpu'", "'cuda'")}, buffer := io.BytesIO())
+        checkpoint.write_bytes(files.seal(buffer.getvalue()))
+    elif not other:
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        checkpoint.write_bytes({"half": content[:middle], "flipped": flipped, "empty": b""}[damage])
+    why = "belongs to another training" if other or damage == "other device" else "checksum"
+    with pytest.warns(UserWarning, match=rf"is not used \(.*{why}") as warned:
+        again = train(**other, checkpoint=checkpoint)
+    assert len(warned) == 1 and same(again, train(**other))
 
 
-class Fuse:
-    """A generator-free way to break one term in one step: its loss becomes ``value`` at the given call."""
-
-    def __init__(self, monkeypatch, term, at, value):
-        self.calls, original = 0, type(term).loss
-
-        def loss(this, batch, prepared):
-            self.calls += 1
-            return original(this, batch, prepared) * (value if self.calls == at else 1.0)
-
-        monkeypatch.setattr(type(term), "loss", loss)
+def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "write_atomically", lambda *_: (tmp_path / "no folder" / "file").touch())
+    with pytest.warns(UserWarning, match="could not be written: .* No such file"):
+        again = train(checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    assert same(again, train())
 
 
 @pytest.mark.parametrize(("value", "sentence"), [(float("nan"), "is no longer finite"), (1e25, "exploded")])
-def test_a_term_that_breaks_is_named_with_step_and_last_good_checkpoint(value, sentence, monkeypatch, tmp_path):
-    Fuse(monkeypatch, methods.MMD(), 8, value)  # epochs of three steps: the second step of the third epoch
-    checkpoint = tmp_path / "state"
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_term_that_breaks_is_named_with_step_and_last_good_checkpoint(saves, value, sentence, monkeypatch, tmp_path):
+    calls, original = [], methods.MMD.loss
+
+    def loss(term, batch, prepared):  # epochs of three steps: it breaks in the second step of the third epoch
+        calls.append(None)
+        return original(term, batch, prepared) * (value if len(calls) == 8 else 1.0)
+
+    monkeypatch.setattr(methods.MMD, "loss", loss)
+    checkpoint = tmp_path / "state" if saves else None
     with pytest.raises(Diverged, match=sentence) as caught:
         train("wae", checkpoint=checkpoint, checkpoint_seconds=0)
     error = caught.value
     assert (error.epoch, error.step, error.term, error.checkpoint) == (3, 8, "mmd", checkpoint)
-    assert str(checkpoint) in str(error) and "'mmd'" in str(error)
-    state = checkpoints.load(checkpoint, torch.device("cpu"))
-    assert (state["epoch"], state["position"]) == (2, 1), "it is the last one before the explosion"
-    assert all(torch.isfinite(value).all() for value in state["model"].values())
+    assert "'mmd'" in str(error) and ("checkpoint" in str(error)) == saves
+    if saves:
+        assert str(checkpoint) in str(error)
+        state = checkpoints.load(checkpoint, torch.device("cpu"))
+        assert (state["epoch"], state["position"]) == (2, 1), "it is the last one before the explosion"
+        assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
-def test_without_a_checkpoint_none_is_named(monkeypatch):
-    Fuse(monkeypatch, methods.MMD(), 8, float("nan"))
-    with pytest.raises(Diverged) as caught:
-        train("wae")
-    assert (caught.value.epoch, caught.value.step, caught.value.term, caught.value.checkpoint) == (3, 8, "mmd", None)
-    assert "checkpoint" not in str(caught.value)
+NAN = torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [2.0, 2.0]])
+WRONG = {
+    "training data is empty": dict(data=DATA[:0]),
+    "the training data holds NaN or infinite values in 1 of 3": dict(data=NAN),
+    "between 1 and 3 for 4 points, not 5": dict(data=DATA[:4]),
+    "only one": dict(data=DATA[:1]),
+    "the validation data holds NaN": dict(validation=NAN),
+    "the validation data is empty": dict(validation=DATA[:0]),
+    r"like the training points, \(2,\) of torch.float32, not \(5,\)": dict(validation=torch.zeros(3, 5)),
+    r"like the training points, .* of torch.float32, not .* of torch.float64": dict(validation=DATA.double()),
+    "the model computes in torch.float32, the data is torch.float64": dict(data=DATA.double()),
+    "the training data must be .* float32, float64 or uint8 numbers, not torch.int32": dict(data=DATA.int()),
+    "the training data must be a tensor or an array .* not str": dict(data="points.npy"),
+    "the validation data must be a tensor or an array .* not list": dict(validation=DATA.tolist()),
+    "patience .* needs validation data": dict(settings=dict(patience=3)),
+    "unknown decay 'linear': choose one of step, cosine": dict(settings=dict(decay="linear")),
+    "unknown precision 'fp8': choose one of tf32, float32, bf16": dict(settings=dict(precision="fp8")),
+    "patience must be a finite number >= 0, not -1": dict(settings=dict(patience=-1)),
+    "epochs must be a finite number >= 1, not 0": dict(epochs=0),
+    "batch_size must be a finite number >= 1, not 0": dict(batch_size=0),
+    "learning_rate must be a finite number > 0, not 0": dict(rate=0),
+    "learning_rate must be a finite number > 0, not inf": dict(rate=float("inf")),
+    "decay_start must be a finite number >= 0 and <= 1, not 1.5": dict(settings=dict(decay_start=1.5)),
+    "decay_every must be a finite number >= 1, not 0": dict(settings=dict(decay_every=0)),
+    "decay_factor must be a finite number > 0 and <= 1, not 0": dict(settings=dict(decay_factor=0)),
+    r"no longer finite from epoch .* 'reconstruction' broke first": dict(name="ae", epochs=50, rate=1e30),
+    "the weights are no longer finite": dict(name="ae", epochs=1, batch_size=20, rate=1e38),  # in the last step
+    "no longer finite from epoch": dict(name="gae", rate=1e30),  # before new neighbours are taken from it
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_what_is_wrong_is_said_in_one_sentence(sentence):
+    error = (
+        FloatingPointError if "longer finite" in sentence else TypeError if "data must be" in sentence else ValueError
+    )
+    with pytest.raises(error, match=sentence):
+        train(**WRONG[sentence])
 
 
 def errors_as(monkeypatch, errors):
-    """Let the validation errors of the epochs be ``errors``."""
+    """Let the validation errors of the epochs be ``errors``; then the training is killed."""
     given = iter(errors)
-    monkeypatch.setattr(loop.Training, "_error", lambda self: next(given))
+    monkeypatch.setattr(loop.Training, "_error", lambda self: next(given, None) or kill())
 
 
-@pytest.mark.parametrize(
-    ("errors", "stops_after"),
-    [
-        ([5, 4, 5, 6, 7], 5),  # three rises in a row
-        ([5, 6, 7, 6, 7, 8, 9], 7),  # a fall in between starts the count again
-        ([5, 6, 7, 7, 8, 9, 9, 8], 8),  # standing still is no rise
-        ([8, 7, 6, 5, 4, 3, 2, 1], 8),
-    ],
-)
-def test_training_stops_after_rises_in_a_row_and_has_the_best_weights(errors, stops_after, monkeypatch):
-    errors_as(monkeypatch, errors)
-    seen = []
-    model, trained = train(
-        "ae", epochs=8, settings={"patience": 3}, validation=DATA,
-        frame_epochs=tuple(range(1, 9)), draw=lambda model: weights(model).clone(),
-    )  # fmt: skip
-    seen = trained.frames
-    assert len(trained.loss) == len(seen) == len(trained.validation) == stops_after
+# Three rises in a row; a fall in between starts the count again; standing still is no rise; no rise at all.
+@pytest.mark.parametrize(("stops_after", "errors"), [(5, "54567"), (7, "5676789"), (8, "56778998"), (8, "87654321")])
+def test_training_stops_after_rises_in_a_row_and_has_the_best_weights(stops_after, errors, monkeypatch):
+    errors_as(monkeypatch, map(int, errors))
+    watched = dict(settings={"patience": 3}, validation=DATA, frame_epochs=EVERY[1:])
+    model, trained = train("ae", epochs=8, draw=lambda model: weights(model).clone(), **watched)
+    assert len(trained.loss) == len(trained.frames) == len(trained.validation) == stops_after
     assert trained.best_epoch == errors.index(min(errors)) + 1
-    assert torch.equal(weights(model), seen[trained.best_epoch - 1])
+    assert torch.equal(weights(model), trained.frames[trained.best_epoch - 1])
 
 
 def test_the_validation_error_is_the_mean_squared_error_and_changes_no_training():
-    held_out = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
-    frames = []
+    held_out, errors = torch.randn(7, 2, generator=torch.Generator().manual_seed(1)), []
 
-    def draw(model):
+    def look(model):
         with torch.no_grad():
-            frames.append(float((model(held_out) - held_out).square().mean()))
+            errors.append(float((model(held_out) - held_out).square().mean()))
         return weights(model).clone()
 
-    every = tuple(range(1, 13))
-    _, watched = train("wae", validation=held_out, frame_epochs=every, draw=draw)
-    assert watched.validation == pytest.approx(frames, rel=1e-6)
-    _, alone = train("wae", frame_epochs=every, draw=draw)
-    assert torch.equal(watched.loss, alone.loss)
-    assert torch.equal(torch.stack(watched.frames), torch.stack(alone.frames))
-
-
-def test_patience_needs_validation_data():
-    with pytest.raises(ValueError, match="needs validation data"):
-        train(settings={"patience": 3})
+    _, watched = train("wae", validation=held_out, frame_epochs=EVERY[1:], draw=look)
+    assert watched.validation == pytest.approx(errors, rel=1e-6)
+    _, alone = train("wae", frame_epochs=EVERY[1:], draw=look)
+    assert torch.equal(watched.loss, alone.loss) and all(map(torch.equal, watched.frames, alone.frames))
 
 
 @pytest.mark.parametrize("die_at", [3, 7])
 def test_early_stopping_resumes_exactly(die_at, monkeypatch, tmp_path):
-    errors = [9, 8, 9, 7, 6, 7, 8, 9, 10, 11]
+    errors, stops = [9, 8, 9, 7, 6, 7, 8, 9, 10, 11], dict(settings={"patience": 3}, validation=DATA)
     errors_as(monkeypatch, errors)
-    whole, uninterrupted = train("ae", settings={"patience": 3}, validation=DATA)
-    given = iter(errors)
-
-    def dying(self):
-        value = next(given)
-        if len(self.trained.validation) == die_at:
-            raise Killed
-        return value
-
-    monkeypatch.setattr(loop.Training, "_error", dying)
-    arguments = dict(checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    whole = train("ae", **stops)
+    stops |= dict(checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    errors_as(monkeypatch, errors[:die_at])
     with pytest.raises(Killed):
-        train("ae", settings={"patience": 3}, validation=DATA, **arguments)
+        train("ae", **stops)
     errors_as(monkeypatch, errors[die_at:])
-    resumed, rest = train("ae", settings={"patience": 3}, validation=DATA, **arguments)
-    assert rest.validation == uninterrupted.validation == errors[:8] and rest.best_epoch == 5
-    assert torch.equal(weights(resumed), weights(whole))
-
-
-def test_images_of_bytes_train_as_their_fractions():
-    images = torch.randint(0, 256, (20, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    (bytes_, trained), (floats, expected) = train("wae", data=images), train("wae", data=images / 255)
-    assert torch.equal(weights(bytes_), weights(floats))
-    assert torch.equal(trained.loss, expected.loss)
-
-
-@pytest.mark.parametrize("name", methods.CATALOGUE)
-def test_streamed_equals_resident_bit_for_bit(name, tmp_path):
-    if name in ("grae", "nrgrae_l", "nrgrae_q"):
-        pytest.skip("PHATE needs all points at once")
-    np.save(tmp_path / "points.npy", DATA.numpy())
-    resident, expected = train(name)
-    fetched = []
-
-    class Watched(Streamed):
-        def ahead(self, *indices):
-            fetched.append(indices)
-            super().ahead(*indices)
-
-    feed = Watched(np.load(tmp_path / "points.npy", mmap_mode="r"), "cpu")
-    assert not feed.resident
-    streamed, trained = train(name, data=feed)
-    feed.close()
-    assert torch.equal(weights(streamed), weights(resident))
-    assert torch.equal(trained.loss, expected.loss)
-    assert len(fetched) == 12 * 2, "two of three batches of an epoch can be fetched ahead"
-
-
-def test_a_streamed_training_resumes_exactly_inside_an_epoch(tmp_path):
-    """What the next batch has drawn already must not be drawn twice."""
-    points, calls = DATA.numpy(), []
-    whole, _ = train("nrwae_l")
-
-    class Dying(Streamed):
-        def ahead(self, *indices):
-            calls.append(None)
-            if len(calls) == 8:  # the step before looked ahead, too, and was saved afterwards
-                raise Killed
-            super().ahead(*indices)
-
-    checkpoint = tmp_path / "state"
-    feed = Dying(points, "cpu")
-    with pytest.raises(Killed):
-        train("nrwae_l", data=feed, checkpoint=checkpoint, checkpoint_seconds=0)
-    assert checkpoints.load(checkpoint, torch.device("cpu"))["position"] == 1
-    resumed, _ = train("nrwae_l", data=feed, checkpoint=checkpoint)
-    feed.close()
-    assert len(calls) == 8 + 24 - 7
-    assert torch.equal(weights(resumed), weights(whole))
-
-
-@pytest.mark.parametrize("name", methods.CATALOGUE)
-def test_a_step_never_waits_for_the_host(name):
-    """On tensors without values whatever reads a value raises; on a GPU it would wait, and could not be captured."""
-    objective = methods.get(name).objective
-    prepared = objective.prepare(Preparation(DATA, 2, seed=0))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        model = objective.build(Network((8,), 2, "elu"), (2,), seed=0)
-        known = tree_map(lambda value: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value, prepared)
-        batch = Batch(model, mode.from_tensor(DATA), torch.arange(8), torch.Generator().manual_seed(0))
-        optimizer = steps.adam(model, 1e-3)
-        record = torch.zeros(len(objective.computed))
-        loss = steps.step(objective, batch, known, optimizer, record)
-        with pytest.raises(DataDependentOutputException):
-            float(loss)
-
-
-def test_an_approximate_graph_comes_with_its_recall():
-    data = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
-    _, exact = train("nrae_l", data=data, epochs=2)
-    done = []
-    _, near = train("nrae_l", data=data, epochs=2, approximate_graph=True)
-    train("nrae_l", data=data, epochs=1, graph_progress=lambda *counts: done.append(counts))
-    assert exact.recalls == {} and done[-1] == (300, 300)
-    assert list(near.recalls) == [5] and 0.9 < near.recalls[5] <= 1
-
-
-def test_large_data_do_not_count_as_an_explosion():
-    _, trained = train("ae", data=DATA * 3e6)
-    assert trained.loss[0] > 1e12
-
-
-def test_a_divergence_is_noticed_before_new_neighbours_are_taken_from_it():
-    with pytest.raises(Diverged, match="no longer finite from epoch"):
-        train("gae", learning_rate=1e30)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (dict(validation=torch.full((3, 2), float("nan"))), "the validation data holds NaN"),
-        (dict(validation=torch.zeros(0, 2)), "the validation data is empty"),
-        (dict(validation=torch.zeros(3, 5)), r"like the training points, \(2,\) of torch.float32, not \(5,\)"),
-        (dict(data=DATA.double()), "the model computes in torch.float32, the data is torch.float64"),
-    ],
-)
-def test_data_that_do_not_fit_stop_with_one_sentence(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        train("ae", **arguments)
-
-
-@pytest.mark.parametrize("other", [dict(seed=1), dict(batch_size=5), dict(name="nrae_l"), dict(epochs=24)])
-def test_a_checkpoint_of_another_training_is_not_used(other, tmp_path):
-    interrupted(tmp_path / "state")
-    with pytest.warns(UserWarning, match="belongs to another training"):
-        again, _ = train(**other, checkpoint=str(tmp_path / "state"))
-    assert torch.equal(weights(again), weights(train(**other)[0]))
+    resumed = train("ae", **stops)
+    assert resumed[1].validation == whole[1].validation == errors[:8] and resumed[1].best_epoch == 5
+    assert same(resumed, whole)
 
 
 def test_progress_ends_with_all_epochs(monkeypatch):
-    seen = []
-    train("ae", progress=lambda done, loss: seen.append((done, len(loss))))
-    assert seen[-1] == (12, 12)
+    seen, progress = [], lambda done, loss: seen.append((done, len(loss)))
+    train("ae", progress=progress)
     errors_as(monkeypatch, [1, 2, 3, 4])
-    train("ae", settings={"patience": 2}, validation=DATA, progress=lambda done, loss: seen.append((done, len(loss))))
-    assert seen[-1] == (3, 3)
+    train("ae", settings={"patience": 2}, validation=DATA, progress=progress)
+    assert (12, 12) in seen and seen[-1] == (3, 3)
+
+
+def test_images_of_bytes_train_as_their_fractions_and_large_data_is_no_explosion():
+    images = torch.randint(0, 256, (20, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert same(train("wae", data=images), train("wae", data=(images / 255).numpy()))
+    assert train("ae", data=DATA * 3e6)[1].loss[0] > 1e12
 
 
 class Watch(TorchDispatchMode):
@@ -470,217 +291,157 @@ class Watch(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", methods.CATALOGUE)
-def test_a_step_copies_nothing_from_the_host(name):
-    """On the device "meta", of which nothing is computed: what is made on the CPU must not be sent after."""
+@each_method
+def test_a_step_neither_waits_for_the_host_nor_copies_from_it(name):
+    """On tensors without values whatever reads a value raises, and on the device "meta" what comes from the CPU shows."""
     objective = methods.get(name).objective
-    prepared = objective.prepare(Preparation(torch.randn(70, 3), 2, seed=0))
+    prepared = objective.prepare(Preparation(DATA, 2, seed=0))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model = objective.build(Network((8,), 2, "elu"), (2,), seed=0)
+        known = tree_map(lambda value: mode.from_tensor(value) if torch.is_tensor(value) else value, prepared)
+        batch = Batch(model, mode.from_tensor(DATA), torch.arange(8), torch.Generator().manual_seed(0))
+        loss = steps.step(objective, batch, known, steps.adam(model, 1e-3), torch.zeros(len(objective.computed)))
+        with pytest.raises(DataDependentOutputException):
+            float(loss)
+    prepared = objective.prepare(Preparation(points := torch.randn(70, 3), 2, seed=0))
     model = objective.build(Network((8,), 2, "elu"), (3,), seed=0)
-    for module in model.modules():
-        for kept in (module._parameters, module._buffers):
-            for key, value in kept.items():
-                if value is not None:
-                    far = torch.empty_like(value, device="meta")
-                    kept[key] = nn.Parameter(far) if isinstance(value, nn.Parameter) else far
-    far = tree_map(lambda value: value.to("meta") if isinstance(value, torch.Tensor) else value, prepared)
-    batch = Batch(model, torch.empty(70, 3, device="meta"), torch.arange(64).to("meta"), None)
+    for kept in (kept for module in model.modules() for kept in (module._parameters, module._buffers)):
+        for key, value in kept.items():
+            if value is not None:
+                far = torch.empty_like(value, device="meta")
+                kept[key] = nn.Parameter(far) if isinstance(value, nn.Parameter) else far
+    far = tree_map(lambda value: value.to("meta") if torch.is_tensor(value) else value, prepared)
+    batch = Batch(model, points.to("meta"), torch.arange(64).to("meta"), None)
     with Watch():
         objective.loss(batch, far).backward()
 
 
-class FakeGraph:
-    """A CUDA graph that runs what was captured again, to test on a CPU what surrounds it."""
-
-    def register_generator_state(self, generator):
-        pass
-
-    def replay(self):
-        self.run()
-
-
 @pytest.fixture
 def faked_capture(monkeypatch):
-    from contextlib import nullcontext
-    from types import SimpleNamespace
-
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+    """CUDA graphs that run what was captured again, to test on a CPU what surrounds them; gives the list of replays."""
+    stream, replays = SimpleNamespace(wait_stream=lambda other: None), []
+    graph = SimpleNamespace(register_generator_state=lambda generator: None)
     cuda = SimpleNamespace(
         Stream=lambda device: stream, current_stream=lambda device: stream, stream=lambda s: nullcontext(),
-        device=lambda d: nullcontext(), graph=lambda graph, **rest: nullcontext(), CUDAGraph=FakeGraph,
+        device=lambda d: nullcontext(), graph=lambda graph, **rest: nullcontext(), CUDAGraph=lambda: graph,
     )  # fmt: skip
-    real, replays = steps.torch, []
-
-    class Torch:
-        def __getattr__(self, name):
-            return cuda if name == "cuda" else getattr(real, name)
+    original = loop.Training.__init__
 
     class Captured(steps.Captured):
         def __init__(self, run, *rest):
-            monkeypatch.setattr(FakeGraph, "run", lambda graph: replays.append(None) or run(self.index), raising=False)
+            graph.replay = lambda: replays.append(None) or run(self.index)
             super().__init__(run, *rest)
-
-    monkeypatch.setattr(steps, "torch", Torch())
-    original = loop.Training.__init__
 
     def init(self, *arguments):
         original(self, *arguments)
-        self.capture = self.feed.resident
+        self.capture = True
 
+    monkeypatch.setattr(steps, "torch", SimpleNamespace(**vars(torch) | {"cuda": cuda}))
     monkeypatch.setattr(loop.Training, "__init__", init)
-    for module in (loop, ensemble):
-        monkeypatch.setattr(module, "captured", Captured)
+    monkeypatch.setattr(loop, "Captured", Captured)
     return replays
+
+
+def refuse(*_):
+    raise RuntimeError("no")
 
 
 @pytest.mark.parametrize("batch_size", [8, 11, 20])
 @pytest.mark.parametrize("name", ["nrae_q", "gae", "eae", "nrwae_l"])
 def test_what_surrounds_a_captured_step_is_the_plain_loop(name, batch_size, faked_capture, tmp_path, monkeypatch):
-    captured_model, trained = train(name, batch_size=batch_size, checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    captured = train(name, batch_size=batch_size, checkpoint=tmp_path / "state", checkpoint_seconds=0)
     assert len(faked_capture) > 12
-    state = checkpoints.load(tmp_path / "state", torch.device("cpu"))
-    resumed, rest = train(name, batch_size=batch_size, checkpoint=tmp_path / "state")
+    assert checkpoints.load(tmp_path / "state", torch.device("cpu"))["epoch"] > 0
+    resumed = train(name, batch_size=batch_size, checkpoint=tmp_path / "state")
+    monkeypatch.setattr(loop, "Captured", refuse)
+    with pytest.warns(UserWarning, match="is not captured as a CUDA graph and runs slower: no"):
+        plain = train(name, batch_size=batch_size)
     monkeypatch.undo()
-    plain, expected = train(name, batch_size=batch_size)
-    assert state["epoch"] > 0
-    assert torch.equal(weights(captured_model), weights(plain)) and torch.equal(trained.loss, expected.loss)
-    assert torch.equal(weights(resumed), weights(plain)) and torch.equal(rest.loss, expected.loss)
+    assert all(same(other, train(name, batch_size=batch_size)) for other in (captured, resumed, plain))
 
 
-def test_bf16_stays_close_to_float32_and_keeps_weights_and_settings():
-    flushed = float(torch.tensor(1e-310, dtype=torch.float64) * 1)
-    (exact, expected), (rough, trained) = (
-        train("nrae_q", epochs=60, settings={"precision": precision}) for precision in ("float32", "bf16")
-    )
-    assert not torch.equal(weights(rough), weights(exact))
-    assert weights(rough).dtype == torch.float32
-    torch.testing.assert_close(trained.loss, expected.loss, rtol=0.1, atol=0.01)
-    assert float(torch.tensor(1e-310, dtype=torch.float64) * 1) == flushed
+def test_bf16_stays_close_to_float32_and_keeps_its_weights():
+    exact, rough = (train("nrae_q", epochs=40, settings={"precision": precision}) for precision in ("float32", "bf16"))
+    assert not torch.equal(weights(rough[0]), weights(exact[0])) and weights(rough[0]).dtype == torch.float32
+    torch.testing.assert_close(rough[1].loss, exact[1].loss, rtol=0.1, atol=0.01)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (dict(decay="linear"), "unknown decay 'linear': choose one of step, cosine"),
-        (dict(precision="fp8"), "unknown precision 'fp8': choose one of tf32, float32, bf16"),
-        (dict(patience=-1), "patience must be at least 0"),
-    ],
-)
-def test_unknown_settings_name_the_valid_ones(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        Optimization(1, 1, **arguments)
+def flushes():
+    return float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [dict(epochs=0, batch_size=1), dict(epochs=1, batch_size=0), dict(epochs=1, batch_size=1, learning_rate=0)],
-)
-def test_impossible_settings_are_refused(arguments):
-    with pytest.raises(ValueError, match="must be"):
-        Optimization(**arguments)
+@pytest.fixture
+def tf32():
+    """What the process may do in TF32, as both interfaces of PyTorch tell; put back afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def state():
+        found = [matmul.fp32_precision, cudnn.conv.fp32_precision]
+        for older in (torch.get_float32_matmul_precision, lambda: cudnn.allow_tf32):
+            try:
+                found.append(older())
+            except RuntimeError:
+                found.append("mixed")
+        return found
+
+    with ExitStack() as undo:
+        for part in (matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul):
+            undo.callback(setattr, part, "fp32_precision", part.fp32_precision)
+        undo.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+        undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        yield state
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    files.write_atomically(path, b"old")
-
-    def full_disk(descriptor):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        files.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-IN_BOUNDED_MEMORY = """
-import resource, sys
-import torch
-from nrae_lib.core import feed, methods
-from nrae_lib.core.models import Network
-from nrae_lib.core.training import Optimization, fit
-
-torch.set_num_threads(1)
-objective = methods.get("wae").objective
-model = objective.build(Network((4,), 2), (2**15,), seed=0)
-optimization = Optimization(2, 64)
-fit(model, objective, torch.zeros(64, 2**15), optimization, 0)  # what libraries take once
-taken = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
-resource.setrlimit(resource.RLIMIT_DATA, (taken + 200 * 2**20, taken + 200 * 2**20))
-streamed = feed.feed_of(sys.argv[1], "cpu", budget_bytes=200 * 2**20)
-print(fit(model, objective, streamed, optimization, 0).steps)
-try:
-    feed.Resident(streamed.raw, "cpu")
-except RuntimeError as error:
-    print("too large to be resident:", error)
-"""
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this PyTorch has one interface only")
+@pytest.mark.parametrize("interface", ["none", "older", "newer", "older and newer"])
+def test_settings_are_put_back_whichever_interface_set_them(interface, tf32):
+    if "older" in interface:
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = False
+    if "newer" in interface:
+        torch.backends.cuda.matmul.fp32_precision = "ieee" if "older" in interface else "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if "older" in interface else "ieee"
+    before, flushed = tf32(), flushes()
+    assert ("mixed" in before) == ("newer" in interface)
+    for device, precision in (("cpu", "tf32"), ("cuda", "tf32"), ("cuda", "float32")):
+        with pytest.raises(KeyboardInterrupt), Optimization(1, 1, precision=precision).numerics(torch.device(device)):
+            assert flushes() and (device == "cpu" or tf32()[:2] == ["tf32" if precision == "tf32" else "ieee"] * 2)
+            raise KeyboardInterrupt
+        assert (tf32(), flushes()) == (before, flushed)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="limits on data are Linux's")
-def test_training_on_a_file_larger_than_the_memory_allowed(tmp_path):
-    count = 2**14
-    np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (count, 2**15))  # 512 MB, all of it a hole
-    done = subprocess.run(
-        [sys.executable, "-c", IN_BOUNDED_MEMORY, str(tmp_path / "images.npy")],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    steps_taken, refused = done.stdout.splitlines()
-    assert int(steps_taken) == 2 * count // 64
-    assert "too large to be resident" in refused, "the limit does not bite"
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc only")
+def test_the_one_setting_that_stays_keeps_large_buffers():
+    train("ae", epochs=1)
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = type("Info", (ctypes.Structure,), {"_fields_": [(f"f{i}", ctypes.c_size_t) for i in range(10)]})
+    mapped = mallinfo().f4  # bytes in blocks that are mapped afresh, and given back when they are freed
+    buffer = torch.empty(2**27, dtype=torch.uint8)
+    assert mallinfo().f4 == mapped and len(buffer)
 
 
-# ---------------------------------------------------------------- on a GPU
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
+@each_method
 @pytest.mark.parametrize("batch_size", [8, 20])
-@pytest.mark.parametrize("name", methods.CATALOGUE)
-def test_a_captured_step_is_the_plain_step(name, batch_size):
+def test_a_captured_step_is_the_plain_step(batch_size, name, monkeypatch):
     """Same draws, same losses; neither a warning that a step could not be captured."""
-    results = []
-    for capture in (False, True):
-        objective = methods.get(name).configure(**({"refresh_epochs": 3} if name == "gae" else {}))
-        model = objective.build(Network((16,), 1, "elu"), (2,), seed=0).cuda()
-        optimization = Optimization(12, batch_size, decay_start=0.5, decay_every=2, precision="float32")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            results.append((model, fit(model, objective, DATA, optimization, 0, capture=capture)))
-    (plain, expected), (model, trained) = results
+    settings = dict(batch_size=batch_size, device="cuda", settings={"precision": "float32"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, trained = train(name, **settings)
+    monkeypatch.setattr(loop, "Captured", refuse)
+    with pytest.warns(UserWarning, match="is not captured"):
+        plain, expected = train(name, **settings)
     torch.testing.assert_close(trained.loss, expected.loss, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(weights(model), weights(plain), rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["tf32", "float32", "bf16"])
-def test_precision_on_a_gpu_is_put_back_and_close(precision):
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    objective = methods.get("nrae_q").objective
-    losses = []
-    for device in ("cpu", "cuda"):
-        model = objective.build(Network((64, 64), 1, "elu"), (2,), seed=0).to(device)
-        trained = fit(model, objective, DATA, Optimization(1, 20, precision=precision), 0)
-        losses.append(float(trained.loss[0]))
-    assert losses[1] == pytest.approx(losses[0], rel={"float32": 0.2, "tf32": 0.2, "bf16": 0.25}[precision])
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_interrupted_on_a_gpu_goes_on_close_to_uninterrupted(tmp_path):
-    def run(checkpoint, epochs):
-        objective = methods.get("nrae_q").objective
-        model = objective.build(Network((16,), 1, "elu"), (2,), seed=0).cuda()
-        return model, fit(
-            model, objective, DATA, Optimization(12, 8, precision="float32"), 0, checkpoint=checkpoint,
-            checkpoint_seconds=0, frame_epochs=(epochs,) if epochs else (), draw=stop,
-        )  # fmt: skip
-
-    def stop(model):
-        raise Killed
-
-    whole, _ = run(None, 0)
-    with pytest.raises(Killed):
-        run(tmp_path / "state", 6)
-    resumed, _ = run(tmp_path / "state", 0)
-    torch.testing.assert_close(weights(resumed), weights(whole), rtol=1e-2, atol=1e-3)
+@needs_cuda
+@pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 0.2), ("float32", 0.2), ("bf16", 0.25)])
+def test_a_gpu_is_close_to_the_cpu_and_resumes_close_to_uninterrupted(precision, tolerance, tmp_path):
+    settings = dict(batch_size=20, width=64, settings={"precision": precision})
+    whole, on_cpu = train(device="cuda", **settings), train(**settings)
+    assert float(whole[1].loss[0]) == pytest.approx(float(on_cpu[1].loss[0]), rel=tolerance)
+    interrupted(tmp_path / "state", device="cuda", **settings)
+    resumed = train(device="cuda", checkpoint=tmp_path / "state", **settings)
+    torch.testing.assert_close(weights(resumed[0]), weights(whole[0]), rtol=1e-2, atol=1e-3)

@@ -19,7 +19,7 @@ def mean_squared_error(model: nn.Module, points: Tensor, block: int = 4096) -> f
 
     Arguments:
         model: x -> x̂ of the same shape, on any device; blocks of the points are moved there.
-        points: (N, ...) real numbers, or bytes (uint8), which become float32 in [0, 1] as in ``nrae_lib.core.feed``.
+        points: (N, ...) real numbers, or bytes (uint8), which become float32 in [0, 1] as in training.
         block: the most points at once; images of more than 4,096 values come in blocks of about 2²⁴ values.
     """
     parts = _blocks(model, points, block)

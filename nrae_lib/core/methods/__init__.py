@@ -1,9 +1,4 @@
-"""Methods as data: reconstruction terms, penalties, their combination in an objective, and the catalogue of named methods.
-
-Example:
-    >>> get("nrae_q").configure(neighbor_weight=1.0, n_neighbors=8).reconstruction.order
-    2
-"""
+"""Methods as data: reconstruction terms, penalties, their combination in an objective, and the catalogue of them."""
 
 from nrae_lib.core.methods.catalogue import CATALOGUE, SECTIONS, SYMBOLS, Method, get
 from nrae_lib.core.methods.objective import Objective, compose

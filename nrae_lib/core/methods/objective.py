@@ -1,6 +1,6 @@
 """An objective: one reconstruction term, weighted penalties, a form of the latent code."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,8 +11,6 @@ from nrae_lib.core.methods.penalties import PENALTIES
 from nrae_lib.core.methods.reconstructions import RECONSTRUCTIONS, Point
 from nrae_lib.core.methods.terms import Batch, Preparation, Term, check_choice
 from nrae_lib.core.models import LATENTS, WEIGHTS, Autoencoder, ConvNetwork, Network
-
-_POINT = Point()
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Objective:
             norm 1) or "spectral_decoder" (only the decoder's layers).
 
     Raises:
-        ValueError: for an unknown form, a penalty given twice, penalties that need different posteriors or forms of the
-            code, or terms that disagree about an option they share, such as n_neighbors.
+        ValueError: for an unknown form, a penalty given twice, a form of the code that a penalty
+            excludes, or terms that disagree about an option they share, such as n_neighbors.
 
     Example:
         >>> from nrae_lib.core.methods import MMD, Neighborhood, Objective
@@ -41,7 +39,7 @@ class Objective:
         (0.1, 8)
     """
 
-    reconstruction: Term = _POINT
+    reconstruction: Term = field(default_factory=Point)
     penalties: tuple[Term, ...] = ()
     latent: str = "plain"
     weights: str = "free"
@@ -56,15 +54,11 @@ class Objective:
         for penalty in self.penalties:
             if self.latent in penalty.excluded_latents:
                 valid = [name for name in LATENTS if name not in penalty.excluded_latents]
-                raise ValueError(
-                    f"penalty {penalty.name!r} needs latent {' or '.join(map(repr, valid))}, not {self.latent!r}"
-                )
-        if len({penalty.posterior for penalty in self.penalties if penalty.posterior}) > 1:
-            raise ValueError("the penalties need different posteriors of the codes: give one of them")
+                needed = " or ".join(map(repr, valid))
+                raise ValueError(f"penalty {penalty.name!r} needs latent {needed}, not {self.latent!r}")
         if self.weights == "tied" and self.posterior == "learned":
             raise ValueError(
-                "weights 'tied' need an encoder with as many outputs as the decoder has inputs: a learned posterior has "
-                "twice as many"
+                "weights 'tied' need as many codes as the decoder has inputs: a learned posterior has twice as many"
             )
         for flat, values in self._values().items():
             if len(set(values)) > 1:
@@ -77,15 +71,12 @@ class Objective:
 
     @property
     def posterior(self) -> str:
-        """ "learned", "constant" or, for codes without a posterior, "" ."""
+        """One of "learned", "constant" and, for codes without a posterior, ""."""
         return next((penalty.posterior for penalty in self.penalties if penalty.posterior), "")
 
     def options(self) -> dict[str, Any]:
-        """Every option and its value, by flat name.
-
-        A penalty's weight is ``<penalty>_weight``. Other fields keep their names; one that several terms share, such
-        as n_neighbors or the λ_iso of I-AE, is set in all of them.
-        """
+        """Every option and its value, by flat name: a penalty's weight is ``<penalty>_weight``, other fields keep their
+        names; one that several terms share, such as n_neighbors or the λ_iso of I-AE, is set in all of them."""
         found = {flat: values[0] for flat, values in self._values().items()}
         return {**found, "latent": self.latent, "weights": self.weights}
 
@@ -95,11 +86,8 @@ class Objective:
         for term in self.terms.values():
             for entry in fields(term):
                 if entry.name not in term.fixed:
-                    found.setdefault(self._flat(term, entry.name), []).append(getattr(term, entry.name))
+                    found.setdefault(term.option(entry.name), []).append(getattr(term, entry.name))
         return found
-
-    def _flat(self, term: Term, name: str) -> str:
-        return term.weight_option if name == "weight" else name
 
     def configure(self, **options) -> "Objective":
         """This objective with ``options`` (flat names) set.
@@ -114,7 +102,7 @@ class Objective:
         options = {name: _checked(name, value, values[name]) for name, value in options.items()}
 
         def changed(term: Term) -> Term:
-            names = {self._flat(term, entry.name): entry.name for entry in fields(term) if entry.name not in term.fixed}
+            names = {term.option(entry.name): entry.name for entry in fields(term) if entry.name not in term.fixed}
             return replace(term, **{names[flat]: value for flat, value in options.items() if flat in names})
 
         form = {name: options[name] for name in ("latent", "weights") if name in options}
@@ -124,9 +112,8 @@ class Objective:
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the loss, as plain data."""
-        return {
-            **{name: asdict(term) for name, term in self.terms.items()}, "latent": self.latent, "weights": self.weights,
-        }  # fmt: skip
+        terms = {name: asdict(term) for name, term in self.terms.items()}
+        return {**terms, "latent": self.latent, "weights": self.weights}
 
     def build(self, network: Network | ConvNetwork, data_shape: tuple[int, ...], seed: int) -> Autoencoder:
         """The autoencoder of ``network`` in the form this objective needs, see ``Network.build``."""
@@ -145,7 +132,7 @@ class Objective:
                 else "and the objective do not agree on a posterior of the codes"
             )
             raise ValueError(f"the model {what}: build it with this objective's build()")
-        fewest = max(2 if self.latent == "batchnorm" else 1, *(term.fewest_points for term in self.terms.values()))
+        fewest = max(1 + (self.latent == "batchnorm"), *(term.fewest_points for term in self.terms.values()))
         if batch_size < fewest:
             raise ValueError(f"batch_size must be at least {fewest} for this method, not {batch_size}")
 
@@ -156,14 +143,13 @@ class Objective:
     @property
     def refreshes(self) -> bool:
         """Whether what was prepared changes during training."""
-        return any(term.refreshes for term in self.terms.values())
+        return any(term.refresh_epochs for term in self.terms.values())
 
-    def refresh(
-        self, epoch: int, model: nn.Module, preparation: Preparation, prepared: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What is prepared from ``epoch`` on."""
-        terms = self.terms
-        return {name: terms[name].refresh(epoch, model, preparation, value) for name, value in prepared.items()}
+    def refresh(self, epoch: int, model: nn.Module, preparation: Preparation, prepared: dict[str, Any]) -> dict:
+        """What is prepared from ``epoch`` on; ``prepared`` itself where nothing changes."""
+        every = {name: term.refresh_epochs for name, term in self.terms.items() if term.refresh_epochs}
+        due = [name for name, epochs in every.items() if epoch and epoch % epochs == 0]
+        return prepared | {name: self.terms[name].refresh(model, preparation) for name in due} if due else prepared
 
     def weighted(self, batch: Batch, prepared: dict[str, Any]) -> dict[str, Tensor]:
         """Every term's contribution to the loss of one batch, scalars by name; terms of weight zero are not computed."""
@@ -190,11 +176,6 @@ class Objective:
             record.copy_(torch.stack([part.detach() for part in parts]))
         return sum(others, first)
 
-    def look_ahead(self, batch: Batch, prepared: dict[str, Any]) -> list[Tensor]:
-        """Indices of all training points that the loss of ``batch`` will read, see :meth:`Term.look_ahead`."""
-        found = [term.look_ahead(batch, prepared[name]) for name, term in self.terms.items()]
-        return [batch.index, *(index for index in found if index is not None)]
-
 
 def _checked(name: str, value, default):
     """``value`` in the type of the option's default; 1 and 1.0 must be one run, "3" none at all."""
@@ -216,10 +197,6 @@ def compose(reconstruction: str = "point", *penalties: str, **options) -> Object
 
     Raises:
         ValueError: for an unknown name or option, naming the valid ones.
-
-    Example:
-        >>> compose("neighborhood_2", "contraction", contraction_weight=0.1, n_neighbors=8).penalties[0].weight
-        0.1
     """
     check_choice("reconstruction term", reconstruction, tuple(RECONSTRUCTIONS))
     for name in penalties:

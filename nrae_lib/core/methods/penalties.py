@@ -8,19 +8,10 @@ import torch
 from torch import Tensor
 
 from nrae_lib.core import losses
-from nrae_lib.core.methods.terms import (
-    Batch,
-    Preparation,
-    Term,
-    check_choice,
-    check_number,
-    neighbor_blocks,
-    per_sample,
-)
+from nrae_lib.core.methods.terms import Batch, Preparation, Term, choice, neighbor_blocks, number, per_sample
+from nrae_lib.core.points import as_floats
 
 JACOBIANS = ("auto", "exact", "estimate")
-POSTERIORS = ("learned", "constant")
-PARTS = ("decoder", "all")
 # Exact Jacobians take m passes and hold the graphs of all of them; beyond m · D of 2^16 (MNIST with 83 latent
 # dimensions, 32 x 32 colour images with 21) the estimate from one pass replaces them.
 EXACT_JACOBIAN_LIMIT = 2**16
@@ -32,13 +23,10 @@ class _Penalty(Term):
 
     weight_option: ClassVar[str]
 
-    weight: float = 1.0
+    weight: float = number(1.0)
 
     def __init_subclass__(cls):
         cls.weight_option = vars(cls).get("weight_option", f"{cls.name}_weight")
-
-    def __post_init__(self):
-        check_number(self.weight_option, self.weight)
 
 
 def _directions(jacobian: str, batch: Batch, latent_dim: int) -> Callable[[Tensor], Tensor] | None:
@@ -49,8 +37,7 @@ def _directions(jacobian: str, batch: Batch, latent_dim: int) -> Callable[[Tenso
 
 @dataclass(frozen=True)
 class KL(_Penalty):
-    """Kullback-Leibler divergence of the Gaussian posterior from N(0, I), see
-    :func:`nrae_lib.core.losses.kl_to_standard_normal`.
+    """Divergence of the Gaussian posterior from N(0, I), see :func:`nrae_lib.core.losses.kl_to_standard_normal`.
 
     The encoder then has two outputs, μ and log σ, and the decoder sees μ + σ ε; codes of new points are μ.
     With ``posterior="constant"`` (CV-VAE, Ghosh et al. 2020) σ is ``deviation`` everywhere and only μ is learned.
@@ -63,13 +50,8 @@ class KL(_Penalty):
     cost: ClassVar[str] = "nothing but a wider last layer of the encoder"
     summed: ClassVar[bool] = True
 
-    posterior: str = "learned"
-    deviation: float = 0.7
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("posterior", self.posterior, POSTERIORS)
-        check_number("deviation", self.deviation, strict=True)
+    posterior: str = choice("learned", ("learned", "constant"))
+    deviation: float = number(0.7, strict=True)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         return losses.kl_to_standard_normal(*batch.posterior)
@@ -91,12 +73,8 @@ class MMD(_Penalty):
     reference: ClassVar[str] = "Tolstikhin et al. 2018; kernel as in Lee, Kwon and Park 2021, supplement 1.2"
     cost: ClassVar[str] = "three kernels of B × B pairs"
 
-    weight: float = 0.01
-    kernel: str = "gaussian"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("kernel", self.kernel, losses.KERNELS)
+    weight: float = number(0.01)
+    kernel: str = choice("gaussian", losses.KERNELS)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         return losses.maximum_mean_discrepancy(batch.code, batch.normal(batch.code), self.kernel)
@@ -115,12 +93,8 @@ class Contraction(_Penalty):
     reference: ClassVar[str] = "Rifai et al. 2011"
     cost: ClassVar[str] = "m vector-Jacobian products of the encoder, or one for the estimate"
 
-    weight: float = 0.01
-    jacobian: str = "auto"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("jacobian", self.jacobian, JACOBIANS)
+    weight: float = number(0.01)
+    jacobian: str = choice("auto", JACOBIANS)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         normal = _directions(self.jacobian, batch, batch.code.shape[1])
@@ -133,8 +107,8 @@ class PhateTarget(_Penalty):
     """Squared distance of the codes from the PHATE embedding of the data, standardized per coordinate (GRAE).
 
     PHATE with ``phate_knn`` neighbours, automatic diffusion time, gamma 1 and as many components as the code has
-    (Duque et al. 2020; the NRAE paper states none of this), its coordinates found by SMACOF up to 2,000 points, where
-    that is exact and quick, and by stochastic descent beyond. The target exists for training points only.
+    (Duque et al. 2020; the NRAE paper states none of this), by SMACOF up to 2,000 points, where that is quick, and by
+    stochastic descent beyond. The target exists for training points only.
     """
 
     name: ClassVar[str] = "phate"
@@ -143,22 +117,16 @@ class PhateTarget(_Penalty):
     prepares: ClassVar[str] = "PHATE embedding of the training points"
     cost: ClassVar[str] = "nothing in a step; PHATE once before training"
 
-    weight: float = 100.0
-    phate_knn: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.phate_knn < 1:
-            raise ValueError(f"phate_knn must be >= 1, not {self.phate_knn}")
+    weight: float = number(100.0)
+    phate_knn: int = number(5, 1)
 
     def prepare(self, preparation: Preparation) -> Tensor:
         try:
             import phate
         except ImportError as error:
-            raise ImportError(
-                "the PHATE target of GRAE needs the package phate: pip install 'nrae-lib[phate]'"
-            ) from error
-        points = preparation.data.flatten(1).cpu().double().numpy()
+            raise ImportError("the target of GRAE needs the package phate: pip install 'nrae-lib[phate]'") from error
+        data = as_floats(preparation.data)
+        points = data.flatten(1).cpu().double().numpy()
         if not self.phate_knn < len(points):
             raise ValueError(f"phate_knn must be below the number of points, {len(points)}, not {self.phate_knn}")
         operator = phate.PHATE(
@@ -166,9 +134,7 @@ class PhateTarget(_Penalty):
             n_jobs=1, verbose=False, mds_solver="smacof" if len(points) <= 2000 else "sgd",
         )  # fmt: skip
         try:
-            embedding = torch.from_numpy(operator.fit_transform(points)).to(
-                preparation.feed.device, preparation.feed.dtype
-            )
+            embedding = torch.from_numpy(operator.fit_transform(points)).to(data)
         except ValueError as error:
             raise ValueError(f"PHATE, the target of GRAE, cannot embed these points: {error}") from error
         return (embedding - embedding.mean(0)) / embedding.std(0, correction=0)
@@ -191,34 +157,25 @@ class Barycenter(_Penalty):
     prepares: ClassVar[str] = "k-nearest-neighbour graph, barycentre weights"
     cost: ClassVar[str] = "k neighbours of every point through the encoder"
 
-    weight: float = 1e-3
-    n_neighbors: int = 5
-    ridge: float = 1e-3
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.n_neighbors < 1:
-            raise ValueError(f"n_neighbors (k) must be >= 1, not {self.n_neighbors}")
-        check_number("ridge", self.ridge, strict=True)
+    weight: float = number(1e-3)
+    n_neighbors: int = number(5, 1)
+    ridge: float = number(1e-3, strict=True)
 
     def prepare(self, preparation: Preparation) -> tuple[Tensor, Tensor]:
         graph = preparation.graph(self.n_neighbors)
-        blocks = neighbor_blocks(preparation.feed, graph)
+        blocks = neighbor_blocks(preparation.data, graph)
         return graph, torch.cat([losses.barycenter_weights(x, near, self.ridge).T for x, near in blocks])
 
-    def look_ahead(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        return batch.near(prepared[0])
-
     def loss(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        z_near = batch.code_near(self.look_ahead(batch, prepared))
-        return losses.barycenter_error(batch.code, z_near, prepared[1][batch.index].T)
+        graph, weights = prepared
+        z_near = batch.code_near(batch.near(graph))
+        return losses.barycenter_error(batch.code, z_near, weights[batch.index].T)
 
 
 @dataclass(frozen=True)
 class Topology(_Penalty):
-    """Difference of the 0-dimensional persistence of data and codes, both directions, see
-    :func:`nrae_lib.core.losses.topological_loss`; the scale of the latent distances is learned.
-    """
+    """Difference of the 0-dimensional persistence of data and codes, see :func:`nrae_lib.core.losses.topological_loss`;
+    the scale of the latent distances is learned."""
 
     name: ClassVar[str] = "topology"
     fewest_points: ClassVar[int] = 2
@@ -249,12 +206,8 @@ class Isometry(_Penalty):
     cost: ClassVar[str] = "one directional derivative of the decoder"
     summed: ClassVar[bool] = True
 
-    weight: float = 0.1
-    latents: str = "gaussian"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("latents", self.latents, ("gaussian", "box", "codes"))
+    weight: float = number(0.1)
+    latents: str = choice("gaussian", ("gaussian", "box", "codes"))
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         z = batch.code.detach()
@@ -263,13 +216,12 @@ class Isometry(_Penalty):
             covariance = centred.T @ centred / (len(z) - 1)
             # The factor without a check waits for no device; the small diagonal makes it exist for codes on a line, too.
             small = 10 * torch.finfo(z.dtype).eps * covariance.trace() + torch.finfo(z.dtype).tiny
-            factor = torch.linalg.cholesky_ex(
-                covariance + small * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-            ).L
+            identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+            factor = torch.linalg.cholesky_ex(covariance + small * identity).L
             z = z.mean(0) + batch.normal(z) @ factor.T
         elif self.latents == "box":
             low, high = z.min(0).values, z.max(0).values
-            z = low + (high - low) * batch.uniform(z)
+            z = low + (high - low) * torch.empty_like(z).uniform_(generator=batch.generator)
         with per_sample(batch.model.decoder) as decoder:
             return losses.isometry(decoder, z, batch.normal)
 
@@ -289,7 +241,7 @@ class PseudoIsometry(_Penalty):
     cost: ClassVar[str] = "one vector-Jacobian product of the encoder"
     summed: ClassVar[bool] = True
 
-    weight: float = 0.1
+    weight: float = number(0.1)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         with batch.encoder() as encoder:
@@ -305,7 +257,7 @@ class CodeNorm(_Penalty):
     reference: ClassVar[str] = "Ghosh et al. 2020; reduction of the released code"
     cost: ClassVar[str] = "next to nothing"
 
-    weight: float = 5e-4
+    weight: float = number(5e-4)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         return losses.code_norm(batch.code)
@@ -320,12 +272,8 @@ class WeightNorm(_Penalty):
     reference: ClassVar[str] = "Ghosh et al. 2020"
     cost: ClassVar[str] = "one reading of the weights"
 
-    weight: float = 1e-7
-    part: str = "decoder"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("part", self.part, PARTS)
+    weight: float = number(1e-7)
+    part: str = choice("decoder", ("decoder", "all"))
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         return losses.weight_norm(batch.model.decoder if self.part == "decoder" else batch.model)
@@ -346,14 +294,9 @@ class DecoderJacobian(_Penalty):
     reference: ClassVar[str] = "Ghosh et al. 2020"
     cost: ClassVar[str] = "m directional derivatives of the decoder, or one for the estimate"
 
-    weight: float = 1e-6
-    form: str = "frobenius"
-    jacobian: str = "auto"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("form", self.form, ("frobenius", "released"))
-        check_choice("jacobian", self.jacobian, JACOBIANS)
+    weight: float = number(1e-6)
+    form: str = choice("frobenius", ("frobenius", "released"))
+    jacobian: str = choice("auto", JACOBIANS)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         with per_sample(batch.model.decoder) as decoder:
@@ -365,8 +308,7 @@ class DecoderJacobian(_Penalty):
 
 @dataclass(frozen=True)
 class Entropy(_Penalty):
-    """Minus the Kozachenko-Leonenko entropy of the batch's codes (EAE), see
-    :func:`nrae_lib.core.losses.nearest_neighbor_entropy`. Its weight is stated nowhere: treat it as searched."""
+    """Minus the entropy of the batch's codes (EAE), see :func:`nrae_lib.core.losses.nearest_neighbor_entropy`."""
 
     name: ClassVar[str] = "entropy"
     fewest_points: ClassVar[int] = 2
@@ -374,16 +316,13 @@ class Entropy(_Penalty):
     reference: ClassVar[str] = "entropic autoencoder, supplement; Kozachenko and Leonenko 1987"
     cost: ClassVar[str] = "distances of B × B pairs"
 
-    weight: float = 1e-3
+    weight: float = number(1e-3)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
         return -losses.nearest_neighbor_entropy(batch.code)
 
 
-PENALTIES: dict[str, _Penalty] = {
-    penalty.name: penalty
-    for penalty in (
-        KL(), MMD(), Contraction(), PhateTarget(), Barycenter(), Topology(), Isometry(), PseudoIsometry(), CodeNorm(),
-        WeightNorm(), DecoderJacobian(), Entropy(),
-    )
-}  # fmt: skip
+PENALTIES: dict[str, _Penalty] = {penalty.name: penalty for penalty in (
+    KL(), MMD(), Contraction(), PhateTarget(), Barycenter(), Topology(), Isometry(), PseudoIsometry(), CodeNorm(),
+    WeightNorm(), DecoderJacobian(), Entropy(),
+)}  # fmt: skip

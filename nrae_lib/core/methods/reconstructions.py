@@ -8,21 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib.core import losses
-from nrae_lib.core.feed import Feed
 from nrae_lib.core.graph import knn_graph
-from nrae_lib.core.methods.terms import (
-    Batch,
-    Preparation,
-    Term,
-    as_feed,
-    check_choice,
-    check_number,
-    neighbor_blocks,
-    per_sample,
-)
-
-ERRORS = ("squared", "gaussian")
-SPACES = ("latent", "data")
+from nrae_lib.core.methods.terms import Batch, Preparation, Term, choice, neighbor_blocks, number, per_sample
+from nrae_lib.core.points import picked
 
 
 @dataclass(frozen=True)
@@ -39,12 +27,11 @@ class _Reconstruction(Term):
 
     where: ClassVar[tuple[str, ...]] = ()  # what the formula's symbols mean, in LaTeX
 
-    error: str = "squared"
-    initial_sigma: float = 1.0
+    error: str = choice("squared", ("squared", "gaussian"))
+    initial_sigma: float = number(1.0, strict=True)
 
     def __post_init__(self):
-        check_choice("error", self.error, ERRORS)
-        check_number("initial_sigma", self.initial_sigma, strict=True)
+        super().__post_init__()
         if self.error == "squared" and self.initial_sigma != 1:
             raise ValueError("initial_sigma is the start of a learned standard deviation: it needs error 'gaussian'")
 
@@ -52,10 +39,8 @@ class _Reconstruction(Term):
         return {"log_sigma": log(self.initial_sigma)} if self.error == "gaussian" else {}
 
     def loss(self, batch: Batch, prepared: Any) -> Tensor:
-        squared = self.squared_error(batch, prepared)
-        if self.error == "squared":
-            return squared
-        return losses.gaussian_likelihood(squared, batch.model.learned["log_sigma"])
+        error = self.squared_error(batch, prepared)
+        return error if self.error == "squared" else losses.gaussian_likelihood(error, batch.model.learned["log_sigma"])
 
 
 @dataclass(frozen=True)
@@ -75,9 +60,8 @@ class Point(_Reconstruction):
 class Denoising(_Reconstruction):
     """Reconstruct every point from a copy with Gaussian noise of standard deviation ``corruption``.
 
-    The target is the uncorrupted point (Vincent et al., *Extracting and Composing Robust Features with Denoising
-    Autoencoders*, ICML 2008). Corrupted inputs are not clipped; the noise is drawn afresh at every step. Penalties
-    on codes see the codes of the uncorrupted points.
+    From Vincent et al., *Extracting and Composing Robust Features with Denoising Autoencoders*, ICML 2008. Corrupted
+    inputs are not clipped; noise is drawn afresh at every step. Penalties see the codes of the uncorrupted points.
     """
 
     name: ClassVar[str] = "denoising"
@@ -85,22 +69,17 @@ class Denoising(_Reconstruction):
     reference: ClassVar[str] = "Vincent et al. 2008; noise as in Lee, Kwon and Park 2021, supplement 1.2"
     cost: ClassVar[str] = "as the point loss; penalties on codes add a pass of the encoder"
 
-    corruption: float = 0.1
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.corruption < float("inf"):
-            raise ValueError(f"corruption is a standard deviation and must be >= 0, not {self.corruption}")
+    corruption: float = number(0.1)
 
     def squared_error(self, batch: Batch, prepared: None) -> Tensor:
         corrupted = batch.x + self.corruption * batch.normal(batch.x) if self.corruption else batch.x
-        return losses.point_reconstruction(batch.x, batch.decode(batch.of(corrupted).code))
+        noisy = Batch(batch.model, corrupted, None, batch.generator)
+        return losses.point_reconstruction(batch.x, batch.decode(noisy.code))
 
 
 @dataclass(frozen=True)
 class Neighborhood(_Reconstruction):
-    """Reconstruct sampled neighbours from a Taylor expansion at the centre (NRAE), see
-    :func:`nrae_lib.core.losses.neighborhood_reconstruction`.
+    """Reconstruct sampled neighbours from an expansion (NRAE), see :func:`nrae_lib.core.losses.neighborhood_reconstruction`.
 
     Arguments:
         order: of the expansion: 0, 1 (NRAE-L) or 2 (NRAE-Q).
@@ -122,40 +101,29 @@ class Neighborhood(_Reconstruction):
     )
     fixed: ClassVar[tuple[str, ...]] = ("order", "space")
 
-    order: int = 1
-    space: str = "latent"
-    neighbor_weight: float = 1.0
-    n_neighbors: int = 5
+    order: int = choice(1, (0, 1, 2))
+    space: str = choice("latent", ("latent", "data"))
+    neighbor_weight: float = number(1.0)
+    n_neighbors: int = number(5)
     neighbors_per_point: int = 1
     replace: bool = False
     include_center: bool = True
-    weighting: str = "sample"
+    weighting: str = choice("sample", losses.WEIGHTINGS)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.order not in (0, 1, 2):
-            raise ValueError(f"the order of the expansion must be 0, 1 or 2, not {self.order}")
-        check_choice("space", self.space, SPACES)
-        check_number("neighbor_weight (λ)", self.neighbor_weight)
-        if self.n_neighbors < 0:
-            raise ValueError(f"n_neighbors (k) must be >= 0, not {self.n_neighbors}")
-        check_choice("weighting", self.weighting, losses.WEIGHTINGS)
         too_many = not self.replace and self.neighbors_per_point > self.n_neighbors > 0
         if self.neighbors_per_point < 1 or too_many:
-            raise ValueError(
-                f"neighbors_per_point must be at least 1 and, without replacement, at most n_neighbors "
-                f"(k = {self.n_neighbors}), not {self.neighbors_per_point}"
-            )
+            raise ValueError(f"neighbors_per_point must be at least 1 and, without replacement, at most n_neighbors "
+                             f"(k = {self.n_neighbors}), not {self.neighbors_per_point}")  # fmt: skip
 
     @property
     def where(self) -> tuple[str, ...]:
         """LaTeX of the kernel and of the expansion of this order."""
         network, at, step = ("F", "x", "(x'-x)") if self.space == "data" else ("f", "z", "(z'-z)")
-        terms = (
-            f"{network}({at})", f"J_{network}({at}){step}", rf"\tfrac12{step}^\top H_{network}({at}){step}"
-        )[: self.order + 1]  # fmt: skip
+        terms = f"{network}({at})", f"J_{network}({at}){step}", rf"\tfrac12{step}^\top H_{network}({at}){step}"
         names = r"F=f\circ g" if self.space == "data" else "z=g(x)" + ",\\; z'=g(x')" * (self.order > 0)
-        return r"K(x,x)=1,\; K(x',x)=\lambda", r"\tilde F(x';x)=" + "+".join(terms), names
+        return r"K(x,x)=1,\; K(x',x)=\lambda", r"\tilde F(x';x)=" + "+".join(terms[: self.order + 1]), names
 
     @property
     def reference(self) -> str:
@@ -164,26 +132,21 @@ class Neighborhood(_Reconstruction):
     def prepare(self, preparation: Preparation) -> Tensor | None:
         return preparation.graph(self.n_neighbors) if self.n_neighbors else None
 
-    def look_ahead(self, batch: Batch, graph: Tensor | None) -> Tensor | None:
-        return None if graph is None else batch.near(graph, self.neighbors_per_point, self.replace)
-
     def squared_error(self, batch: Batch, graph: Tensor | None) -> Tensor:
         if not self.n_neighbors:
             return losses.point_reconstruction(batch.x, batch.decode(batch.code))
-        near = self.look_ahead(batch, graph)
-        x_near = batch.rows(near)
+        near = batch.near(graph, self.neighbors_per_point, self.replace)
+        points = batch.x, batch.rows(near)
         if self.space == "data":
             with batch.autoencoder() as network:
-                return self._expanded(network, batch.x, x_near, batch.x, x_near)
+                return self._expanded(network, *points, *points)
         z_near = batch.code_near(near)
         with per_sample(batch.model.decoder) as decoder:
-            return self._expanded(decoder, batch.code, z_near, batch.x, x_near)
+            return self._expanded(decoder, batch.code, z_near, *points)
 
-    def _expanded(self, network: nn.Module, z: Tensor, z_near: Tensor, x: Tensor, x_near: Tensor) -> Tensor:
-        return losses.neighborhood_reconstruction(
-            network, z, z_near, x, x_near, self.order, self.neighbor_weight, self.include_center, self.weighting,
-            self.n_neighbors,
-        )  # fmt: skip
+    def _expanded(self, network: nn.Module, *points: Tensor) -> Tensor:
+        options = self.order, self.neighbor_weight, self.include_center, self.weighting, self.n_neighbors
+        return losses.neighborhood_reconstruction(network, *points, *options)
 
 
 @dataclass(frozen=True)
@@ -191,11 +154,9 @@ class Relational(_Reconstruction):
     """Reconstruct the neighbours from the centre's code, weighted by their similarity: the generalized autoencoder.
 
     INFERRED from summaries of GAE (Wang, Huang, Wang and Wang, *Generalized Autoencoder*, CVPR-W 2014), whose text was not
-    at hand; Laplacian-eigenmap variant:
-    Σ_j s_ij ‖x_j - f(g(x_i))‖² over the neighbours j of i, s_ij = exp(-‖x_i - x_j‖²/t). After every
-    ``refresh_epochs`` epochs neighbours and weights are taken anew from the codes. How t is set and how often that
-    happens is our choice: t is ``temperature`` times the mean squared distance of neighbours, which
-    makes it independent of the data's unit, and the default refreshes every 50 epochs.
+    at hand; Laplacian-eigenmap variant: Σ_j s_ij ‖x_j - f(g(x_i))‖² over the neighbours j of i, s_ij = exp(-‖x_i - x_j‖²/t).
+    How t is set, ``temperature`` times the mean squared distance of neighbours, and that neighbours and weights are taken
+    anew from the codes every ``refresh_epochs`` epochs are our choices.
 
     Arguments:
         n_neighbors: k.
@@ -209,47 +170,31 @@ class Relational(_Reconstruction):
     prepares: ClassVar[str] = "k-nearest-neighbour graph, heat-kernel weights"
     cost: ClassVar[str] = "as the point loss, with k targets for every point"
 
-    n_neighbors: int = 5
-    temperature: float = 1.0
-    refresh_epochs: int = 50
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.n_neighbors < 1 or self.refresh_epochs < 0:
-            raise ValueError(
-                f"n_neighbors (k) must be >= 1 and refresh_epochs >= 0, not {self.n_neighbors} and {self.refresh_epochs}"
-            )
-        check_number("temperature", self.temperature, strict=True)
+    n_neighbors: int = number(5, 1)
+    temperature: float = number(1.0, strict=True)
+    refresh_epochs: int = number(50)
 
     def prepare(self, preparation: Preparation) -> tuple[Tensor, Tensor]:
-        return self._weights(preparation.feed, preparation.graph(self.n_neighbors))
+        return self._weights(preparation.data, preparation.graph(self.n_neighbors))
 
-    def _weights(self, feed: Feed, graph: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = neighbor_blocks(feed, graph)
+    def _weights(self, points: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = neighbor_blocks(points, graph)
         distance = torch.cat([(near - x).square().flatten(2).sum(2).T for x, near in blocks])
         mean = distance.mean().clamp_min(torch.finfo(distance.dtype).tiny)  # all points equal: every weight is one
         return graph, losses.heat_weights(distance, self.temperature * mean)
 
-    @property
-    def refreshes(self) -> bool:
-        return self.refresh_epochs > 0
-
     @torch.no_grad()
-    def refresh(self, epoch: int, model: nn.Module, preparation: Preparation, prepared: Any) -> Any:
-        if not self.refreshes or epoch == 0 or epoch % self.refresh_epochs:
-            return prepared
+    def refresh(self, model: nn.Module, preparation: Preparation) -> tuple[Tensor, Tensor]:
         model.eval()
-        index = torch.arange(len(preparation.feed), device=preparation.feed.device)
-        codes = torch.cat([model.encoder(preparation.feed.rows(part)) for part in index.split(4096)])
+        index = torch.arange(len(preparation.data), device=preparation.data.device)
+        codes = torch.cat([model.encoder(picked(preparation.data, part)) for part in index.split(4096)])
         model.train()
-        return self._weights(as_feed(codes), knn_graph(codes, self.n_neighbors))
-
-    def look_ahead(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        return batch.near(prepared[0])
+        return self._weights(codes, knn_graph(codes, self.n_neighbors))
 
     def squared_error(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        near, weights = self.look_ahead(batch, prepared), prepared[1][batch.index].T
-        return losses.relational_reconstruction(batch.rows(near), batch.decode(batch.code), weights)
+        graph, weights = prepared
+        near = batch.rows(batch.near(graph))
+        return losses.relational_reconstruction(near, batch.decode(batch.code), weights[batch.index].T)
 
 
 RECONSTRUCTIONS: dict[str, _Reconstruction] = {

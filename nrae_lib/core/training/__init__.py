@@ -2,17 +2,7 @@
 
 from nrae_lib.core.training.checkpoints import Interrupted, stop_event
 from nrae_lib.core.training.loop import Trained, fit
-from nrae_lib.core.training.optimization import DECAYS, PRECISIONS, Optimization
+from nrae_lib.core.training.optimization import Optimization
 from nrae_lib.core.training.steps import Diverged, step
 
-__all__ = [
-    "DECAYS",
-    "PRECISIONS",
-    "Diverged",
-    "Interrupted",
-    "Optimization",
-    "Trained",
-    "fit",
-    "step",
-    "stop_event",
-]
+__all__ = ["Diverged", "Interrupted", "Optimization", "Trained", "fit", "step", "stop_event"]

@@ -13,12 +13,8 @@ import torch
 
 from nrae_lib.core.files import seal, unseal, write_atomically
 
-# Set it, and every training of this process that has a checkpoint saves it and raises Interrupted. Whoever sets it
-# clears it, too.
+# Set it, and every training of this process with a checkpoint saves it and raises Interrupted; who sets it clears it.
 stop_event = threading.Event()
-_lock = threading.Lock()
-_trainings = 0  # with a checkpoint, in any thread
-_terminated = False  # whether SIGTERM set the event
 
 
 class Interrupted(SystemExit):
@@ -34,49 +30,38 @@ class Interrupted(SystemExit):
         self.checkpoint, self.saved = checkpoint, saved
 
     def __str__(self) -> str:
-        if self.saved:
-            return f"stopped on request; the training goes on from {self.checkpoint}"
-        return f"stopped on request; the state could not be written to {self.checkpoint}"
-
-
-def _terminate(*_) -> None:
-    global _terminated
-    _terminated = True
-    stop_event.set()
+        what = "the training goes on from" if self.saved else "the state could not be written to"
+        return f"stopped on request; {what} {self.checkpoint}"
 
 
 @contextmanager
 def stop_on_sigterm(wanted: bool) -> Iterator[None]:
     """SIGTERM, which schedulers send some time before they kill, sets :data:`stop_event` instead of ending the process.
 
-    Only in the main thread, where alone Python lets a handler be set; elsewhere whoever owns the process has to set the
-    event. If the signal comes too late for the training to stop, or while it fails, the process ends by it afterwards.
+    Only in the main thread, where alone Python lets a handler be set. If the signal comes too late for the training to
+    stop, or while it fails, the process ends by it afterwards.
     """
-    global _trainings, _terminated
-    if not wanted:
+    if not wanted or threading.current_thread() is not threading.main_thread():
         yield
         return
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _terminate) if main else None
-    interrupted = False
-    with _lock:
-        _trainings += 1
+    came, answered = threading.Event(), False
+
+    def terminate(*_) -> None:
+        came.set()
+        stop_event.set()
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except Interrupted:
-        interrupted = True
+        answered = True
         raise
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
-        missed = main and _terminated and not interrupted
-        with _lock:
-            _trainings -= 1
-            if _terminated and not _trainings:  # all have stopped, and nobody else asked for it
-                _terminated = False
-                stop_event.clear()
-        if missed:
-            signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+        if came.is_set():
+            stop_event.clear()
+            if not answered:
+                signal.raise_signal(signal.SIGTERM)
 
 
 def save(path: Path, state: dict[str, Any]) -> bool:

@@ -1,9 +1,6 @@
 """One step of the optimizer: as it is written, or captured once as a CUDA graph and replayed."""
 
-import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +20,7 @@ class Diverged(FloatingPointError):
         checkpoint: the last good one, or None.
     """
 
-    def __init__(self, message: str, epoch=None, step=None, term=None, checkpoint: Path | None = None):
+    def __init__(self, message: str, epoch=None, step=None, term=None, checkpoint=None):
         super().__init__(message)
         self.epoch, self.step, self.term, self.checkpoint = epoch, step, term, checkpoint
 
@@ -35,70 +32,52 @@ def step(
     optimizer: torch.optim.Optimizer,
     record: Tensor | None = None,
     autocast: torch.autocast | None = None,
-    meanwhile: Callable[[], None] | None = None,
 ) -> Tensor:
     """One step of the optimizer on one batch; returns the loss before it, detached and still on the device.
 
     Arguments:
         record: (terms,) is given every term's contribution to the loss, see :meth:`Objective.loss`.
         autocast: context of the forward pass.
-        meanwhile: called between the forward and the backward pass, after all that the step draws has been drawn.
     """
     with autocast or nullcontext():
-        loss = objective.loss(batch, prepared) if record is None else objective.loss(batch, prepared, record)
-    if meanwhile:
-        meanwhile()
-    optimizer.zero_grad(set_to_none=True)
+        loss = objective.loss(batch, prepared, record)
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.detach()
 
 
-def adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
+def adam(model: nn.Module, rate: float) -> torch.optim.Adam:
     """Fused Adam; on a GPU its step size is a tensor, so that a captured step follows the schedule."""
     device = next(model.parameters()).device
-    if device.type == "cuda":
-        return torch.optim.Adam(
-            model.parameters(), torch.tensor(learning_rate, device=device), fused=True, capturable=True
-        )
-    return torch.optim.Adam(model.parameters(), learning_rate, fused=True)
+    if device.type != "cuda":
+        return torch.optim.Adam(model.parameters(), rate, fused=True)
+    return torch.optim.Adam(model.parameters(), torch.tensor(rate, device=device), fused=True, capturable=True)
 
 
 def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:
     """Give every parameter group the step size ``rate``, in place where a captured step reads it."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
 
 class Captured:
     """A step for batches of one size as a CUDA graph: forward, Taylor pass, backward and optimizer in one launch.
 
     Nothing that depends on the step is baked in: the batch's indices, the step size, where the terms are recorded and
-    the generators' states are tensors that the graph reads. The steps that warm up before the capture are undone.
+    the generator's state are tensors that the graph reads. The steps that warm up before the capture are undone.
+    RuntimeError where a part of the step cannot be captured.
 
     Arguments:
-        run: takes a step on the batch of these indices, or None for all points in order.
-        shape: of the indices, or None.
-        state: the tensors that ``run`` changes, beside the state of ``optimizer`` and ``generators``; the last one is
-            the row of the record that it writes.
+        run: takes a step on the batch of these indices (None: all points in order), ``shape`` being theirs.
+        state: the tensors that ``run`` changes beside ``optimizer`` and ``generator``; the last: its row of the record.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Tensor | None], None],
-        shape: tuple[int, ...] | None,
-        state: list[Tensor],
-        optimizer: torch.optim.Adam,
-        generators: list[torch.Generator],
-    ):
+    def __init__(self, run, shape, state, optimizer, generator):
         self.device = device = state[0].device
         self.index = None if shape is None else torch.zeros(shape, dtype=torch.int64, device=device)
-        kept = [tensor.detach().clone() for tensor in state]
+        kept, random = [tensor.detach().clone() for tensor in state], generator.get_state()
         moments = {p: {name: value.clone() for name, value in values.items()} for p, values in optimizer.state.items()}
-        random = [generator.get_state() for generator in generators]
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         try:
@@ -109,8 +88,7 @@ class Captured:
                         run(self.index)
                 torch.cuda.current_stream(device).wait_stream(side)
                 self.graph = torch.cuda.CUDAGraph()
-                for generator in generators:
-                    self.graph.register_generator_state(generator)
+                self.graph.register_generator_state(generator)
                 # Other threads of this process may take memory meanwhile.
                 with torch.cuda.graph(self.graph, stream=side, capture_error_mode="thread_local"):
                     run(self.index)
@@ -126,20 +104,10 @@ class Captured:
             for parameter, values in optimizer.state.items():
                 for name, value in values.items():
                     value.copy_(moments[parameter][name]) if parameter in moments else value.zero_()
-            for generator, before in zip(generators, random, strict=True):
-                generator.set_state(before)
+            generator.set_state(random)
 
     def __call__(self, index: Tensor | None) -> None:
         if index is not None:
             self.index.copy_(index)
         with torch.cuda.device(self.device):
             self.graph.replay()
-
-
-def captured(*arguments) -> Captured | None:
-    """A :class:`Captured` step, or None with a warning if a part of the step cannot be captured."""
-    try:
-        return Captured(*arguments)
-    except RuntimeError as error:
-        warnings.warn(f"the step is not captured as a CUDA graph and runs slower: {error}", stacklevel=2)
-        return None
