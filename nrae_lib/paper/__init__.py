@@ -27,13 +27,13 @@ A run that is missing or has diverged makes what needs it "not run". Without any
 
 import pandas
 
-from nrae_lib.paper import figures, images, rules, runtime, tables
+from nrae_lib.paper import figures, images, runtime, tables
 from nrae_lib.paper.printed import Value, values
 from nrae_lib.paper.rules import STATUSES, trimmed
 from nrae_lib.paper.verdicts import Claim, Verdict, agree, load, save
 
 __all__ = [
-    "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "rules", "save", "trimmed", "values",
+    "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "save", "trimmed", "values",
 ]  # fmt: skip
 
 CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *tables.CLAIMS)

@@ -137,7 +137,7 @@ def lower(metric: str, methods: Names, rivals: Names, target: float | None = Non
 
 
 def _settings(frame: pandas.DataFrame, value: str, methods: Names) -> dict[str, str]:
-    """Column -> setting, of those columns of :func:`nrae_lib.paper.images.wide` that this condition varies."""
+    """Column -> setting, of those columns of ``images.wide`` that this condition varies."""
     rows = frame[frame.method.isin(methods)]
     columns = [name for name in frame if name.startswith(f"{value} @ ")]
     return {name: name.split(" @ ")[1] for name in columns if rows[name].notna().any()}
@@ -152,7 +152,7 @@ def below_most(value: str, methods: Names, rivals: Names, sign: int = 1, least: 
     be significant; where a method's mean is above that of more than n - u rivals, the claim is not reproduced.
 
     Arguments:
-        value: what stands before " @ " in the columns of :func:`nrae_lib.paper.images.wide`, or a column of that name.
+        value: what stands before " @ " in the columns of ``images.wide``, or a column of that name.
         sign: 1, or -1 for a higher mean.
         least: u, if it is not the smallest majority.
     """
