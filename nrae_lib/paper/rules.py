@@ -46,9 +46,8 @@ def _of(frame: pandas.DataFrame, metric: str, *methods: str) -> dict[str, np.nda
     """The metric of every one of ``methods`` on the seeds of all their runs, in the same order."""
     if metric not in frame:
         raise _Missing(f"{metric} was not measured here")
-    names, seeds, numbers = (
-        column.to_numpy() for _, column in frame.sort_values("seed")[["method", "seed", metric]].items()
-    )
+    order = np.argsort(frame.seed.to_numpy())
+    names, seeds, numbers = (frame[column].to_numpy()[order] for column in ("method", "seed", metric))
     found = {method: numbers[names == method].astype(float) for method in methods}
     count = len({seed for name, seed in zip(names, seeds, strict=True) if name in found})
     lacking = [name for name, each in found.items() if not each.size == count > 0 or not np.isfinite(each).all()]
