@@ -13,7 +13,6 @@ from nrae_lib.pages.boxes import (
     verdicts_html,
 )
 from nrae_lib.pages.methods import (
-    cost_sentences,
     documentation,
     documented,
     error_formula,
@@ -24,7 +23,6 @@ from nrae_lib.pages.methods import (
     method_cards,
     method_cards_html,
     step_time_rows,
-    step_times,
     weight_convention,
 )
 from nrae_lib.pages.parameters import check_parameters, choose_methods
@@ -39,9 +37,9 @@ from nrae_lib.pages.tables import (
 
 __all__ = [
     "banner", "banner_html", "check_parameters", "choose_methods", "close_study", "comparison_table",
-    "comparison_table_html", "cost_sentences", "documentation", "documented", "download", "download_html", "error_formula",
+    "comparison_table_html", "documentation", "documented", "download", "download_html", "error_formula",
     "formula", "loss_formula", "marked_table", "marked_table_html", "method_cards", "method_cards_html", "open_study",
     "papermill_command", "papermill_command_text", "provenance", "provenance_html", "show_source", "spot_check_text",
-    "step_time_rows", "step_times", "stored_verdicts", "table_frame", "text_table", "text_table_html", "verdicts",
+    "step_time_rows", "stored_verdicts", "table_frame", "text_table", "text_table_html", "verdicts",
     "verdicts_html", "weight_convention",
 ]  # fmt: skip

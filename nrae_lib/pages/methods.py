@@ -1,11 +1,8 @@
 """The page of methods: cards, formulas and step times, all from the catalogue."""
 
 import inspect
-import json
 import math
 import re
-import statistics
-from pathlib import Path
 
 from nrae_lib.pages.plots import PAGE_STYLE
 from nrae_lib.pages.tables import display_html, escaped, text_table_html
@@ -31,28 +28,20 @@ def loss_formula(objective):
     Reconstruction plus every penalty with its coefficient λ, divided by D where the penalty is ``summed``; below, what the
     symbols of the reconstruction mean.
     """
-    term = objective.reconstruction
-    lines = [r"\mathcal L={}&" + error_formula(term)]
+    lines = [r"\mathcal L={}&" + error_formula(objective.reconstruction)]
     for penalty in objective.penalties:
-        weight = _coefficient(penalty)
+        weight = rf"\lambda_{{\text{{{penalty.weight_option.removesuffix('_weight').replace('_', ' ')}}}}}"
         lines.append("&+" + (rf"\tfrac{{{weight}}}{{D}}" if penalty.summed else weight) + r"\," + penalty.formula)
-    symbols = [*term.where, *_posterior_formula(objective)]
-    lines += [("&" if place else r"&\text{where }") + meaning for place, meaning in enumerate(symbols)]
+    deviation = {"learned": r"\sigma(x)\odot\varepsilon", "constant": r"\sigma\,\varepsilon"}.get(objective.posterior)
+    posterior = [rf"g(x)=\mu(x)+{deviation},\; \varepsilon\sim\mathcal N(0,I)"] if deviation else []
+    for place, meaning in enumerate([*objective.reconstruction.where, *posterior]):
+        lines.append(("&" if place else r"&\text{where }") + meaning)
     return r"\begin{aligned}" + r"\\ ".join(lines) + r"\end{aligned}"
 
 
 def error_formula(term):
     """A reconstruction term in LaTeX, within the Gaussian likelihood if that is its error."""
     return (r"\tfrac12\log 2\pi+\log s+\tfrac{1}{2s^2}\," if term.error == "gaussian" else "") + term.formula
-
-
-def _coefficient(penalty):
-    return rf"\lambda_{{\text{{{penalty.weight_option.removesuffix('_weight').replace('_', ' ')}}}}}"
-
-
-def _posterior_formula(objective):
-    deviation = {"learned": r"\sigma(x)\odot\varepsilon", "constant": r"\sigma\,\varepsilon"}.get(objective.posterior)
-    return (rf"g(x)=\mu(x)+{deviation},\; \varepsilon\sim\mathcal N(0,I)",) if deviation else ()
 
 
 def formula(objective):
@@ -76,17 +65,15 @@ def method_cards_html(entries, times=()):
 
     Arguments:
         entries: of `nrae_lib.core.methods.CATALOGUE`.
-        times: measured step times, see `step_times`.
+        times: stored measurements, see `step_time_rows`.
     """
     cards = []
     for entry in entries:
-        facts = "".join(
-            f"<dt>{escaped(name)}</dt><dd>{_marked(fact)}</dd>" for name, fact in _facts(entry, times) if fact
-        )
+        facts = [f"<dt>{escaped(name)}</dt><dd>{_marked(fact)}</dd>" for name, fact in _facts(entry, times) if fact]
         cards.append(
             f'<div class="nrae-method" id="method-{escaped(entry.name)}">'
             f"<h4>{escaped(entry.title)} <code>{escaped(entry.name)}</code></h4>"
-            f"{_display_math(loss_formula(entry.objective))}<dl>{facts}</dl></div>"
+            f"{_display_math(loss_formula(entry.objective))}<dl>{''.join(facts)}</dl></div>"
         )
     return f'<style>{_METHOD_STYLE}</style><div class="nrae-methods">{"".join(cards)}</div>'
 
@@ -94,31 +81,26 @@ def method_cards_html(entries, times=()):
 def _facts(entry, times):
     """(label, text with marks) of one method."""
     objective = entry.objective
-    form = {"learned": "Gaussian posterior with learned σ", "constant": "Gaussian posterior with constant σ"}
+    posterior = f"Gaussian posterior with {objective.posterior} σ" if objective.posterior else ""
     kinds = [type(term).__name__ for term in objective.terms.values()]
     options = ", ".join(f"``{name} = {value!r}``" for name, value in objective.options().items())
     coefficients = {penalty.weight_option: weight_convention(penalty) for penalty in objective.penalties}
     prepared = "; ".join(dict.fromkeys(term.prepares for term in objective.terms.values() if term.prepares))
     count = math.prod(map(len, entry.search.values()))
-    search = "; ".join(
-        f"``{name}``: {', '.join(f'{value:g}' for value in values)}" for name, values in entry.search.items()
-    )
-    measured = [
-        f"{ratio:.2f} × AE ({network}; {one['device']})"
-        for one in times
-        for network, ratio in _ratios(one, entry.name).items()
-    ]
+    values = {name: ", ".join(f"{value:g}" for value in each) for name, each in entry.search.items()}
+    search = "; ".join(f"``{name}``: {each}" for name, each in values.items())
+    times = {where: ratios[entry.name] for where, ratios in _ratios(times).items() if entry.name in ratios}
     return (
         ("source", entry.reference),
         ("terms", " + ".join(f":class:`nrae_lib.core.methods.{kind}`" for kind in kinds)),
         ("options, defaults", options),
         ("coefficients", "; ".join(f"``{name}`` {text}" for name, text in coefficients.items())),
-        ("code", ", ".join(filter(None, [objective.latent, form.get(objective.posterior)]))),
+        ("code", ", ".join(filter(None, [objective.latent, posterior]))),
         ("weights", objective.weights),
         ("latent density", f"``{entry.density}``"),
         ("prepared once", prepared or "nothing"),
         ("search", f"{search} ({count} candidates)" if search else "nothing to choose"),
-        ("time of a step", "; ".join(measured) or "–"),
+        ("time of a step", "; ".join(f"{ratio:.2f} × AE ({where})" for where, ratio in times.items()) or "–"),
         ("note", entry.note),
     )
 
@@ -153,27 +135,22 @@ def _marked_cell(text):
 
 def _marked(text):
     """HTML of a text with marks, everything else escaped."""
-    text, parts, end = str(text), [], 0
-    for match in _MARKS.finditer(text):
-        parts += [escaped(text[end : match.start()]), _mark(match)]
-        end = match.end()
-    return "".join([*parts, escaped(text[end:])])
+    return _MARKS.sub(_mark, escaped(text))
 
 
 def _mark(match):
     if latex := match["math"] or match["rst"]:
-        return rf'<span class="math notranslate nohighlight">\({escaped(latex)}\)</span>'
+        return rf'<span class="math notranslate nohighlight">\({latex}\)</span>'
     if match["code"]:
-        return f"<code>{escaped(match['code'])}</code>"
+        return f"<code>{match['code']}</code>"
     if match["label"]:
-        return f'<a href="{escaped(match["target"])}">{escaped(match["label"])}</a>'
-    name = match["role"]
-    shown = f"<code>{escaped(name.rpartition('.')[2])}</code>"
-    if not name.startswith("nrae_lib."):
+        return f'<a href="{match["target"]}">{match["label"]}</a>'
+    shown = f"<code>{match['role'].rpartition('.')[2]}</code>"
+    if not match["role"].startswith("nrae_lib."):
         return shown
     # The floor core has a page for each of its rooms, the others one page.
-    floor, room = name.split(".")[1:3]
-    return f'<a href="../api/{escaped(room if floor == "core" else floor)}.html#{escaped(name)}">{shown}</a>'
+    floor, room = match["role"].split(".")[1:3]
+    return f'<a href="../api/{room if floor == "core" else floor}.html#{match["role"]}">{shown}</a>'
 
 
 def documentation(thing):
@@ -191,67 +168,22 @@ def documented(thing):
     return {name: " ".join(words.split()) for names, words in found for name in names.split(", ")}
 
 
-def step_times(folder):
-    """What `benchmarks/all_methods.py` measured, one dictionary per file in ``folder``; none if there is no such folder."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
-
-
-def _ratios(times, name):
-    """Network -> time of a step relative to AE, where it was measured."""
+def _ratios(times):
+    """Network and device -> {method: time of a step relative to AE}, of measurements as `timing.stored` gives them."""
     return {
-        network: measured["steps"][name]["ratio"]
-        for network, measured in times["networks"].items()
-        if name in measured["steps"]
+        f"{network}, {one['device']}": {name: step["ratio"] for name, step in part["steps"].items()}
+        for one in times
+        for network, part in one["networks"].items()
     }
 
 
 def step_time_rows(names, times):
-    """Rows of a table, name -> {network and device: "1.23"}, with a dash where nothing was measured.
+    """Rows of a table, label -> {network and device: "1.23"}, with a dash where nothing was measured.
 
-    Arguments:
-        names: label -> name of the method in the measurement.
-        times: see `step_times`.
+    Arguments: label -> name of the method; stored measurements, as `nrae_lib.pages.timing.stored` gives them.
     """
-    if not times:
-        return {label: {"time of a step / AE": "–"} for label in names}
+    columns = _ratios(times) or {"time of a step / AE": {}}
     return {
-        label: {
-            f"{network}, {one['device']}": f"{ratios[network]:.2f}" if network in ratios else "–"
-            for one in times
-            for ratios in [_ratios(one, name)]
-            for network in one["networks"]
-        }
+        label: {column: f"{ratios[name]:.2f}" if name in ratios else "–" for column, ratios in columns.items()}
         for label, name in names.items()
     }
-
-
-def cost_sentences(catalogue, times):
-    """What a step costs on each measured network and device, and why, computed from `step_times`."""
-    sentences = []
-    for one in times:
-        for network in one["networks"]:
-            found = {name: ratios[network] for name in catalogue if network in (ratios := _ratios(one, name))}
-            if not found:
-                continue
-            most = max(found, key=found.get)
-            reasons = [term.cost for term in catalogue[most].objective.terms.values() if term.cost]
-            sentences.append(
-                f"On {one['device']} and the network {network}, half of the methods take at most "
-                f"{math.ceil(10 * statistics.median(found.values())) / 10:.1f} times AE's time for a step; {catalogue[most].title} takes the "
-                f"most, {found[most]:.1f} times ({'; '.join(reasons)})."
-            )
-            steps = one["networks"][network]["steps"]
-            if not {"nrae_l", "nrae_q"} <= steps.keys():
-                continue
-            linear, quadratic = (steps[name] for name in ("nrae_l", "nrae_q"))
-            beginning = f"NRAE-L and NRAE-Q take about {linear['ratio']:.2f} and {quadratic['ratio']:.2f} times AE's time there."
-            if "ae, plain" in steps:  # the library's AE runs on NRAE's kernels
-                plain = steps["ae, plain"]["ratio"]
-                sentences.append(
-                    f"{beginning} As PyTorch itself runs it, AE takes {plain:.2f} times the time of this library's; against "
-                    f"that they take {linear['ratio'] / plain:.2f} and {quadratic['ratio'] / plain:.2f}."
-                )
-    return (
-        " ".join(sentences)
-        or "No step times are stored: run ``python benchmarks/all_methods.py --json results/step_time/NAME.json``."
-    )

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 import shlex
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import pytest
 from nrae_lib import pages, runs
 from nrae_lib.core import methods
 from nrae_lib.own_data import embeddings
-from nrae_lib.pages import boxes
+from nrae_lib.pages import boxes, timing
 
 AVAILABLE = ("ae", "dae", "nrae_l", "nrae_q")
 CHOICES = {
@@ -164,7 +163,8 @@ def test_verdicts_say_it_in_words_and_symbols():
 
 def test_text_table_keeps_columns_in_line_and_escapes():
     html = pages.text_table_html({"AE": {"paper": "–"}, "NRAE-L": {"released": "λ <b> 2", "paper": 1}}, "Options")
-    assert plain(html).split() == "Options &nbsp; paper released AE – NRAE-L 1 λ &lt;b&gt; 2".split()
+    words = ["Options", "&nbsp;", "paper", "released", "AE", "–", "NRAE-L", "1", "λ", "&lt;b&gt;", "2"]
+    assert plain(html).split() == words
     assert 'scope="row"' in html and 'scope="col"' in html and " id=" not in html
     assert html.count("<td ") == 4  # one of them empty
 
@@ -275,7 +275,7 @@ def test_a_card_says_everything_the_catalogue_does():
         assert f"{name}: {', '.join(f'{value:g}' for value in values)}" in text
     assert f"({len(methods.get('grae').candidates())} candidates)" in text
     assert "isometry_weight 0.1 beside an error summed over the D features; here 0.1/D" in text
-    assert "1.50 × AE (small; CPU &lt;x&gt;)" in text and "time of a step – note" in re.sub(
+    assert "1.50 × AE (small, CPU &lt;x&gt;)" in text and "time of a step – note" in re.sub(
         r"(step|–)(?=\S)", r"\1 ", text
     )
     assert '<a href="../api/methods.html#nrae_lib.core.methods.PhateTarget"><code>PhateTarget</code></a>' in html
@@ -309,30 +309,15 @@ def test_documentation_is_read_from_docstrings():
     assert pages.documented(embeddings.Embedding)["umap"].endswith("`n_components`` + 2 samples.")
 
 
-def test_step_times_and_their_sentences(tmp_path):
-    assert pages.step_times(tmp_path / "none") == []
-    (tmp_path / "cpu.json").write_text(json.dumps(TIMES[0]))
-    times = pages.step_times(tmp_path)
-    assert times == TIMES
-    rows = pages.step_time_rows({"NRAE-Q": "nrae_q", "WAE": "wae"}, times)
+def test_step_times_stand_in_rows():
+    rows = pages.step_time_rows({"NRAE-Q": "nrae_q", "WAE": "wae"}, TIMES)
     assert rows["NRAE-Q"] == {"small, CPU <x>": "3.25", "large, CPU <x>": "–"}
     assert set(rows["WAE"].values()) == {"–"}
     assert pages.step_time_rows({"AE": "ae"}, []) == {"AE": {"time of a step / AE": "–"}}
-    sentence = pages.cost_sentences(methods.CATALOGUE, times)
-    assert "the network small, half of the methods take at most 1.5 times" in sentence
-    assert "NRAE-Q takes the most, 3.2 times" in sentence and "one more coefficient per order" in sentence
-    assert "all_methods.py --json" in pages.cost_sentences(methods.CATALOGUE, [])
-    assert "PyTorch itself" not in sentence  # AE as PyTorch runs it was not measured
-    measured = {
-        name: {"ratio": ratio} for name, ratio in {"ae": 1.0, "ae, plain": 1.5, "nrae_l": 1.2, "nrae_q": 1.8}.items()
-    }
-    sentence = pages.cost_sentences(methods.CATALOGUE, [{"device": "CPU", "networks": {"wide": {"steps": measured}}}])
-    assert "take about 1.20 and 1.80 times AE's time there. As PyTorch itself runs it, AE takes 1.50 times" in sentence
-    assert "against that they take 0.80 and 1.20." in sentence
 
 
 def test_committed_step_times_cover_the_catalogue():
-    measured = pages.step_times(runs.project_root() / "results" / "step_time")
+    measured = timing.stored("methods")
     assert measured or not (runs.project_root() / "results").is_dir()
     for one in measured:
         for network in one["networks"].values():
