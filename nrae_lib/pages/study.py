@@ -189,10 +189,10 @@ def close_study(study, page, frame=None, conditions=None, **tables):
         raise TypeError(f"close_study takes what open_study returned, not {type(study).__name__}")
     judged = study.frame if frame is None else frame
     if conditions is None:
-        wanted = dict.fromkeys((*study.plan.conditions, *(judged.condition.unique() if len(judged) else ())))
+        extra = judged.condition.unique() if len(judged) else ()
         items = [
             item
-            for name in wanted
+            for name in dict.fromkeys((*study.conditions, *study.absent, *extra))
             for item in paper.judge(
                 page, judged, study.preset_of(name) if name in study.conditions else study.preset, (name,)
             )
