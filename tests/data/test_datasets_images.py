@@ -9,26 +9,25 @@ import pickle
 import shutil
 import socket
 import struct
+import sys
 import tarfile
 import threading
 import urllib.error
 import urllib.request
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from nrae_lib.data.__main__ import main
 from PIL import Image
 from scipy.io import savemat
 from sklearn.datasets import load_digits, load_sample_images
 from torch.nn.functional import interpolate
 from torchvision import datasets as tv
 
-from nrae_lib.data import datasets
-from nrae_lib.data import images
+from nrae_lib.data import datasets, images
+from nrae_lib.data.__main__ import main
 from nrae_lib.data.datasets import IMAGE_SETS, Images
 
 REAL = Path(os.environ.get("NRAE_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
@@ -63,15 +62,14 @@ def write_idx(name, folder, patch, packed=False):
     raw = folder / IDX[name] / "raw"
     raw.mkdir(parents=True)
     for seed, (part, count) in enumerate({"train": 7, "t10k": 5}.items()):
-        pictures, labels = random_images(seed, count, 28, 28), np.arange(count, dtype=np.uint8)
-        for kind, array in (("images-idx3", pictures), ("labels-idx1", labels)):
+        parts.append((random_images(seed, count, 1, 28, 28), np.arange(count, dtype=np.uint8)))
+        for kind, array in (("images-idx3", parts[-1][0][:, 0]), ("labels-idx1", parts[-1][1])):
             path = raw / f"{part}-{kind}-ubyte.gz"
             path.write_bytes(gzip.compress(idx(array)))
             sums.append((path.name, md5(path)))
             if not packed:
                 path.unlink()
                 path.with_suffix("").write_bytes(idx(array))
-        parts.append((pictures[:, None], labels))
     patch.setattr(known, "resources", sums)
     return parts
 
@@ -147,16 +145,15 @@ def write_celeba(name, folder, patch, packed=False):
         picture[39:179, 19:159] = 20 * index  # the part that must remain
         Image.fromarray(picture).save(base / "img_align_celeba" / file, quality=95, subsampling=0)
     rows = {
-        "list_eval_partition.txt": (None, partition),
-        "identity_CelebA.txt": (None, persons),
-        "list_attr_celeba.txt": ("Smiling", np.ones(count, int)),
-        "list_bbox_celeba.txt": ("image_id x", np.zeros(count, int)),
-        "list_landmarks_align_celeba.txt": ("x", np.zeros(count, int)),
-    }
+        "list_eval_partition.txt": ("", partition), "identity_CelebA.txt": ("", persons),
+        "list_attr_celeba.txt": (f"{count}\nSmiling\n", np.ones(count, int)),
+        "list_bbox_celeba.txt": (f"{count}\nimage_id x\n", np.zeros(count, int)),
+        "list_landmarks_align_celeba.txt": (f"{count}\nx\n", np.zeros(count, int)),
+    }  # fmt: skip
     for file, (header, values) in rows.items():
-        lines = [] if header is None else [str(count), header]
-        lines += [f"{image}  {value}" for image, value in zip(files, values, strict=True)]
-        (base / file).write_text("\n".join(lines) + "\n")
+        (base / file).write_text(
+            header + "".join(f"{image}  {value}\n" for image, value in zip(files, values, strict=True))
+        )
     shutil.make_archive(str(base / "img_align_celeba"), "zip", base, "img_align_celeba")
     sums = [("", md5(base / file), file) for file in ("img_align_celeba.zip", *rows)]
     patch.setattr(tv.CelebA, "file_list", sums)
@@ -175,10 +172,8 @@ WRITERS = {name: partial(write_idx, name) for name in IDX} | {
 
 
 def check(found: Images, parts, name: str) -> None:
-    for pictures, labels, (expected, expected_labels) in (
-        (found.train_images, found.train_labels, parts[0]),
-        (found.test_images, found.test_labels, parts[1]),
-    ):
+    read = (found.train_images, found.train_labels), (found.test_images, found.test_labels)
+    for (pictures, labels), (expected, expected_labels) in zip(read, parts, strict=True):
         assert pictures.dtype == torch.uint8 and labels.dtype == torch.int64
         assert pictures.shape == expected.shape and pictures.shape[1:] == IMAGE_SETS[name].shape
         assert labels.tolist() == expected_labels.tolist()
@@ -254,19 +249,15 @@ def test_a_damaged_file_is_named_in_one_sentence(name, file, damage, folder, mon
     assert datasets.resolve(name) == "official", "a stand-in must not hide a damaged file"
 
 
-def test_a_missing_file_is_named(folder, monkeypatch):
-    write_idx("mnist", folder, monkeypatch)
-    (folder / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(ValueError, match=r"MNIST is incomplete: .*t10k-labels-idx1-ubyte is missing; .*Image sets"):
-        datasets.load("mnist")
-
-
-def test_idx_labels_that_are_not_the_images_labels(folder, monkeypatch):
+def test_a_missing_file_and_labels_of_other_images_are_named(folder, monkeypatch):
     write_idx("mnist", folder, monkeypatch)
     (folder / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(idx(np.zeros(6, np.uint8)))
     with pytest.raises(
         ValueError, match=r"MNIST in .*MNIST/raw cannot be used: it has 7 images but labels of shape \(6,\)"
     ):
+        datasets.load("mnist")
+    (folder / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(ValueError, match=r"MNIST is incomplete: .*t10k-labels-idx1-ubyte is missing; .*Image sets"):
         datasets.load("mnist")
 
 
@@ -285,12 +276,9 @@ def test_npz_is_the_second_way_in(name, folder, monkeypatch):
     assert datasets.available(name)
     found = datasets.load(name)
     assert found.origin == "npz"
-    nchw = {
-        key: value[:, None] if name == "kmnist" else np.moveaxis(value, 3, 1)
-        for key, value in content.items()
-        if "images" in key
-    }
-    check(found, [(nchw[f"{part}_images"], content[f"{part}_labels"]) for part in ("train", "test")], name)
+    pictures = [content[f"{part}_images"] for part in ("train", "test")]
+    nchw = [each[:, None] if name == "kmnist" else np.moveaxis(each, 3, 1) for each in pictures]
+    check(found, list(zip(nchw, (content["train_labels"], content["test_labels"]), strict=True)), name)
     WRITERS[name](folder, monkeypatch)
     images._load.cache_clear()
     assert datasets.load(name).origin == "torchvision"
@@ -342,6 +330,19 @@ def test_truncated_npz_is_one_sentence(keep, folder):
 def test_nothing_there_names_the_instructions(name, folder):
     with pytest.raises(FileNotFoundError, match=f"{name}.npz; the book's page 'Image sets' .*{IMAGE_SETS[name].home}"):
         datasets.load(name)
+
+
+def test_without_torchvision_one_sentence_says_how_to_get_it(folder, monkeypatch):
+    write_idx("mnist", folder, monkeypatch)
+    for module in ("datasets", "datasets.mnist", "transforms.v2.functional"):
+        monkeypatch.setitem(sys.modules, f"torchvision.{module}", None)
+    for call in (
+        lambda: datasets.load("mnist"),
+        lambda: datasets.load("cifar10", download=True),
+        lambda: datasets.make("rotated_digit", 0, source="stand_in"),
+    ):
+        with pytest.raises(ImportError, match=r"images need the package torchvision: pip install 'nrae-lib\[images\]'"):
+            call()
 
 
 def test_no_network_is_one_sentence_and_waits_are_bounded(folder, monkeypatch):
@@ -508,7 +509,7 @@ def test_banner_names_the_stand_ins_and_the_way_out(folder):
     for part in (
         "digits stand in for MNIST",
         "photographs stand in for CIFAR10",
-        "nrae_lib.data mnist cifar10",
+        "python -m nrae_lib.data mnist cifar10",
     ):
         assert part in text
     np.savez(folder / "cifar10.npz", **arrays("cifar10"))
@@ -520,28 +521,25 @@ def test_root_is_the_environments_or_the_checkouts(monkeypatch):
     assert datasets.root() == Path(__file__).resolve().parents[2] / "data"
 
 
-@pytest.fixture(params=["mnist", "cifar10", "omniglot"])
-def real(request, monkeypatch):
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "omniglot"])
+def test_real_images_are_what_is_known_of_them(name, monkeypatch):
     monkeypatch.setenv("NRAE_DATA", str(REAL))
-    if not datasets.available(request.param):
-        pytest.skip(f"no real {request.param} at hand")
-    return SimpleNamespace(name=request.param, images=datasets.load(request.param))
-
-
-def test_real_images_are_what_is_known_of_them(real):
-    pixels = real.images.train_images.float() / 255
-    if real.name == "mnist":
-        assert real.images.train_labels[:6].tolist() == [5, 0, 4, 1, 9, 2] and real.images.test_labels[0] == 7
+    if not datasets.available(name):
+        pytest.skip(f"no real {name} at hand")
+    real = datasets.load(name)
+    pixels, first = real.train_images.float() / 255, real.train_labels[:6].tolist()
+    if name == "mnist":
+        assert first == [5, 0, 4, 1, 9, 2] and real.test_labels[0] == 7
         assert pixels.mean().item() == pytest.approx(0.1307, abs=1e-4)
         assert pixels.std().item() == pytest.approx(0.3081, abs=1e-4)
-    if real.name == "cifar10":
-        assert real.images.train_labels[:4].tolist() == [6, 9, 9, 4] and real.images.test_labels[0] == 3
+    if name == "cifar10":
+        assert first[:4] == [6, 9, 9, 4] and real.test_labels[0] == 3
         assert pixels.mean((0, 2, 3)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.01)
-    if real.name == "omniglot":
+    if name == "omniglot":
         assert pixels[:, :, 0, 0].mean() < 0.02 and pixels.amax((1, 2, 3)).min() > 0.3  # bright ink on dark paper
         assert pixels.mean().item() == pytest.approx(0.08, abs=0.01)
-    data = datasets.make(real.name, 0, **datasets.sizes(real.name, "S", "official", most=500))
-    assert data.train.shape == (500, *IMAGE_SETS[real.name].shape)
+    data = datasets.make(name, 0, **datasets.sizes(name, "S", "official", most=500))
+    assert data.train.shape == (500, *IMAGE_SETS[name].shape)
 
 
 def test_the_state_changes_with_the_files_that_the_data_reads_and_with_nothing_else(tmp_path, monkeypatch):
