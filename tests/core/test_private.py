@@ -1,5 +1,8 @@
 """The fallbacks of private API: the suite's core gives the same with each of them, and with all at once."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +28,12 @@ def test_this_release_has_what_is_probed():
     """Where this fails, PyTorch has changed: the library is right, but slow."""
     assert private.HAS_HOOKS and private.HAS_TRANSFORMS
     assert torch.backends.mkldnn.is_available() == private.HAS_ONEDNN
+
+
+def test_private_names_of_pytorch_stand_in_one_file():
+    private_name = re.compile(r"\b(torch|nn)\.(\w+\.)*_[a-z]|from torch\S* import .*\b_")
+    paths = Path(private.__file__).parents[1].rglob("*.py")
+    assert {path.name for path in paths if private_name.search(path.read_text())} == {"private.py"}
 
 
 def test_a_changed_call_is_noticed():

@@ -1,0 +1,94 @@
+"""Claims about running time: frames and verdicts of measurements whose answer is known."""
+
+import numpy as np
+import pandas
+import pytest
+
+from nrae_lib import paper
+from nrae_lib.paper import rules, runtime
+
+
+def noisy(milliseconds, rounds=8, seed=0):
+    """Rounds around a time, with 2 % of noise."""
+    return (milliseconds * np.random.default_rng(seed).normal(1, 0.02, rounds)).tolist()
+
+
+def statuses(page, frame):
+    verdicts = paper.judge(page, frame, "quick", tuple(frame.condition.unique()))
+    return {(v.claim.identifier, v.condition): v.status for v in verdicts}
+
+
+def test_verdicts_on_figure_1():
+    k, d = np.array([2, 10, 50, 100]), np.array([100, 5000])
+    neighbors = {"ae": 20 + 0 * k, "nrae_l": 22 + 0 * k, "nrae_q": 23 + 0.2 * k, "spae": 20 + 3.5 * k}
+    dimensions = {
+        "ae": d / 100, "nrae_l": d / 90, "nrae_q": d / 80, "cae": d / 40, "cae, estimate": d**1.5 / 100, "spae": d / 50,
+    }  # fmt: skip
+    measured = {
+        part: {"values": x.tolist(), "milliseconds": {
+            name: [noisy(ms, seed=place) for place, ms in enumerate(times)] for name, times in table.items()
+        }}
+        for part, x, table in (("neighbors", k, neighbors), ("dimensions", d, dimensions))
+    }  # fmt: skip
+    measured["full_jacobian"] = {"values": [50, 100], "milliseconds": {"ae": [noisy(10)] * 2, "cae": [noisy(100)] * 2}}
+    frame = runtime.scaling_frame(measured)
+    spae = frame[frame.method == "spae"]
+    assert spae.k_exponent.mean() == pytest.approx(1, abs=0.1) and spae.d_growth.mean() == pytest.approx(1, abs=0.1)
+    assert spae.k_growth.mean() == pytest.approx(370 / 27, rel=0.1)
+    assert statuses("supp_fig1_runtime_scaling", runtime.scaling_frame(measured)) == {
+        ("supp-fig1-cae-dimension", "exact"): "not reproduced",
+        ("supp-fig1-cae-dimension", "estimate"): "reproduced",
+        ("supp-fig1-cae-dimension", "full_jacobian"): "not reproduced",
+        ("supp-fig1-nrae-dimension", "library"): "reproduced",
+        ("supp-fig1-spae-neighbors", "library"): "reproduced",
+        ("supp-fig1-nrae-neighbors", "library"): "not reproduced",  # nrae_q was given a slope
+    }
+    del measured["neighbors"]
+    found = statuses("supp_fig1_runtime_scaling", runtime.scaling_frame(measured))
+    assert found["supp-fig1-nrae-neighbors", "library"] == found["supp-fig1-spae-neighbors", "library"] == "not run"
+
+
+def test_verdicts_on_table_1():
+    given = {
+        "ae": 10, "ae, plain": 20, "ae, released": 25, "vae": 12, "nrae_l": 18, "nrae_q": 19, "topoae": 17,
+        "nrae_l, released": 45, "nrae_q, released": 90,
+    }  # fmt: skip
+    times = pandas.DataFrame({name: noisy(ms, seed=place) for place, (name, ms) in enumerate(given.items())})
+    frame = runtime.step_frame(times)
+    ratios = frame.groupby(["condition", "method"]).ratio.mean()
+    assert ratios["plain", "nrae_l"] == pytest.approx(0.9, rel=0.03)
+    assert ratios["released", "nrae_q"] == pytest.approx(3.6, rel=0.03)
+    found = statuses("supp_table1_runtime", frame)
+    assert {key: status for key, status in found.items() if "ratio-nrae" in key[0]} == {
+        ("supp-table1-ratio-nrae_l", "library"): "reproduced",
+        ("supp-table1-ratio-nrae_l", "plain"): "not reproduced",
+        ("supp-table1-ratio-nrae_l", "released"): "reproduced",
+        ("supp-table1-ratio-nrae_q", "library"): "reproduced",
+        ("supp-table1-ratio-nrae_q", "plain"): "not reproduced",
+        ("supp-table1-ratio-nrae_q", "released"): "not reproduced",
+    }
+    assert found["supp-table1-ratio-vae", "library"] == "reproduced"
+    assert found["supp-table1-ratio-topoae", "library"] == "not reproduced"
+    assert found["supp-table1-below-topoae", "library"] == "not reproduced"  # nrae_q is slower than topoae here
+    without = runtime.step_frame(times[["ae", "nrae_l", "nrae_q"]])
+    assert statuses("supp_table1_runtime", without)["supp-table1-below-topoae", "library"] == "not run"
+
+
+def test_one_round_decides_nothing():
+    frame = runtime.step_frame(pandas.DataFrame({name: [1.8] for name in ("ae", "nrae_l", "nrae_q", "vae")}))
+    verdicts = paper.judge("supp_table1_runtime", frame, "smoke", ("library",))
+    assert {v.status for v in verdicts} == {"inconclusive", "not run"}
+    assert any("1 round(s); at least 6 decide" in v.statistics for v in verdicts)
+
+
+def test_between_needs_significance_on_every_side():
+    def status(center, spread=0.02, **bounds):
+        ratios = np.exp(np.random.default_rng(1).normal(np.log(center), spread, 8))
+        frame = pandas.DataFrame({"method": "vae", "seed": range(8), "ratio": ratios})
+        return rules.between("ratio", ("vae",), **bounds)(frame)[0]
+
+    assert status(1.0, low=0.75, high=1.25) == "reproduced"
+    assert status(1.0, spread=1.0, low=0.75, high=1.25) == "inconclusive"
+    assert status(2.0, low=0.75, high=1.25) == status(0.5, low=0.75) == "not reproduced"
+    assert status(0.5, high=1.25) == status(1.0, spread=0, low=0.75, high=1.25) == "reproduced"
+    assert status(1.0, spread=0, low=1.25) == "not reproduced"
