@@ -34,7 +34,7 @@ env: .venv/installed  ## install everything, in the pinned versions, into .venv
 	"$$python" -m venv --without-pip --clear .venv; \
 	"$$python" -m pip --python $(BIN)/python install --quiet "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"; \
 	export VIRTUAL_ENV="$$PWD/.venv"; \
-	$(BIN)/uv pip sync --quiet --require-hashes requirements.lock; \
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements.lock; \
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

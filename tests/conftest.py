@@ -11,8 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 
 
 def copy_sources(copy: Path) -> None:
@@ -26,17 +29,22 @@ def copy_sources(copy: Path) -> None:
         shutil.copy(ROOT / name, copy)
 
 
-def build(copy: Path) -> tuple[int, str]:
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book/", "-n", "-W", "--keep-going"]
+def build_environment() -> dict[str, str]:
     # As on GitHub: the launch and repository buttons are part of the book that is tested.
     environment = os.environ | {"NRAE_PRESET": "smoke", "GITHUB_REPOSITORY": "example/nrae"}
     environment.pop("NRAE_RESULTS", None)
-    # With real images where they are at hand; tests/test_notebooks.py runs every notebook without.
+    # With real images where they are at hand; tests/test_notebooks.py runs a page without.
     if "NRAE_DATA" not in environment and (shared := ROOT.parent / "shared" / "data").is_dir():
         environment["NRAE_DATA"] = str(shared)
+    return environment
+
+
+def build(copy: Path) -> tuple[int, str]:
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book/", "-n", "-W", "--keep-going"]
     result = subprocess.run(
-        command, cwd=copy, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200
-    )
+        command, cwd=copy, env=build_environment(), text=True, timeout=1200,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     return result.returncode, re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
 
 

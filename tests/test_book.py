@@ -15,18 +15,13 @@ import nbformat
 import psutil
 import pytest
 import run_notebooks
-import yaml
 from run_notebooks import NotebookError, executed, run_stale_notebooks, why_stale
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import PAGES, ROOT, build_environment
+
 # One transparent pixel, and another one.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 OTHER_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-
-
-def toc_pages() -> list[str]:
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
 
 
 def write_notebook(root: Path, name: str, *sources: str, results: tuple[str, ...] = (), **declared) -> None:
@@ -53,15 +48,9 @@ def stale_pages(root: Path, preset: str = "quick") -> set[str]:
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A library and four notebooks."""
-    for name, text in {
-        "__init__.py": "",
-        "core/losses.py": "",
-        "paper/nrae.csv": "method,mse\n",
-        "notes.txt": "",
-    }.items():
-        path = tmp_path / "nrae_lib" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    for name in ("nrae_lib/__init__.py", "nrae_lib/core/losses.py", "nrae_lib/paper/nrae.csv", "nrae_lib/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     (tmp_path / "requirements.lock").write_text("numpy==2.4.0\n")
     (tmp_path / "results" / "sine").mkdir(parents=True)
     (tmp_path / "results" / "sine" / "run.json").write_text("{}")
@@ -101,36 +90,29 @@ def test_an_edit_makes_exactly_the_dependent_pages_stale(project, edited, expect
         assert ("nrae_lib changed" if edited.startswith("nrae_lib") else edited) in why_stale(project, name, "quick")
 
 
-def test_what_else_makes_a_page_stale(project):
+def test_what_else_makes_a_page_stale_and_what_does_not(project, monkeypatch):
+    monkeypatch.setenv("NRAE_DATA", str(project / "images"))
     write_notebook(project, "alone", "print('other words')")
-    assert stale_pages(project) == {"alone"}
+    write_notebook(project, "draws", "print(1)", images=True)
+    assert stale_pages(project) == {"alone", "draws"}
     pretend_all_ran(project)
+    # A reader has run a notebook in place; a run has left more than its result.
+    path = project / "notebooks" / "alone.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1] |= {"outputs": [nbformat.v4.new_output("stream", text="hello")], "execution_count": 7}
+    nbformat.write(notebook, path)
+    (project / "results" / "sine" / ".hidden").mkdir()
+    (project / "results" / "sine" / ".hidden" / "weights.npz").touch()
+    assert stale_pages(project) == set()
+    (project / "images").mkdir()
+    (project / "images" / "mnist.npz").touch()
+    assert why_stale(project, "draws", "quick") == "stale: image sets changed"
     (project / "results" / "sine" / "run.json").unlink()
     assert why_stale(project, "compares", "quick") == "stale: results/sine/run.json is gone"
+    assert stale_pages(project) == {"compares", "draws"}
     assert why_stale(project, "draws", "paper") == "stale: preset was quick, is paper"
     executed(project, "draws")[0].unlink()
     assert why_stale(project, "draws", "quick").startswith("missing")
-
-
-def test_image_sets_that_came_make_the_pages_stale_that_look_for_them(project, monkeypatch):
-    monkeypatch.setenv("NRAE_DATA", str(project / "images"))
-    write_notebook(project, "looks", "print(1)", images=True)
-    pretend_all_ran(project)
-    (project / "results" / "sine" / ".hidden").mkdir()
-    (project / "results" / "sine" / ".hidden" / "weights.npz").write_text("no result")
-    assert stale_pages(project) == set()
-    (project / "images").mkdir()
-    (project / "images" / "mnist.npz").write_text("images")
-    assert stale_pages(project) == {"looks"}
-
-
-def test_running_a_notebook_in_place_makes_nothing_stale(project):
-    path = project / "notebooks" / "alone.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="hello")]
-    notebook.cells[-1].execution_count = 7
-    nbformat.write(notebook, path)
-    assert stale_pages(project) == set()
 
 
 def test_pages_of_removed_notebooks_disappear(project):
@@ -150,8 +132,13 @@ def test_notebooks_run_in_parallel_and_only_once(project):
     source = "import os, nrae_lib\nprint(preset, os.environ['OMP_NUM_THREADS'], nrae_lib.__file__)"
     write_notebook(project, "alone", source)
     write_notebook(project, "draws", source)
+    for name, seconds in (("alone", 3), ("draws", 40)):
+        nbformat.write(
+            nbformat.v4.new_notebook(metadata={"papermill": {"duration": seconds}}), executed(project, name)[0]
+        )
     lines = []
     assert run_stale_notebooks(project, "quick", say=lines.append) == ["alone", "draws"]
+    assert [line.split(":")[0] for line in lines if "started" in line] == ["  draws", "  alone"], "the longest first"
     assert sum("finished in" in line for line in lines) == 2
     page = json.loads(executed(project, "alone")[0].read_text())
     preset, threads, library = page["cells"][-1]["outputs"][0]["text"][0].split(maxsplit=2)
@@ -162,32 +149,27 @@ def test_notebooks_run_in_parallel_and_only_once(project):
     assert run_stale_notebooks(project, "quick", say=lines.append) == []
 
 
-def test_a_failing_notebook_is_named_with_its_cell_and_the_others_finish(project):
+def test_a_failing_notebook_is_named_with_its_cell_a_dead_kernel_too_and_the_others_finish(project):
     before = executed(project, "alone")[0].read_text()
     write_notebook(project, "alone", "x = 1", "raise ValueError('first line\\nlambda must be positive')", "y = 2")
+    write_notebook(project, "compares", "import os; os._exit(9)")
     write_notebook(project, "draws", "import time; time.sleep(4)")
     with pytest.raises(NotebookError) as failure:
         run_stale_notebooks(project, "quick", say=lambda line: None)
     # Cells: the title, the parameters, x = 1, and the one that fails.
     assert "notebooks/alone.ipynb, cell 4: ValueError: lambda must be positive" in str(failure.value)
+    assert "notebooks/compares.ipynb did not run: nbclient.exceptions.DeadKernelError" in str(failure.value)
     assert (project / "_build" / "papermill" / "alone.failed.ipynb").exists()
     assert executed(project, "alone")[0].read_text() == before, "no half-finished page"
-    assert stale_pages(project) == {"alone"}
-
-
-def test_a_kernel_that_dies_is_reported_too(project):
-    write_notebook(project, "alone", "import os; os._exit(9)")
-    with pytest.raises(NotebookError, match=r"notebooks/alone\.ipynb"):
-        run_stale_notebooks(project, "quick", say=lambda line: None)
+    assert stale_pages(project) == {"alone", "compares"}
 
 
 def test_pages_about_the_others_wait_for_them(project):
     """Under the paper preset `alone` fills a results folder; only then can `compares` be found stale, or shown."""
-    write_notebook(
-        project, "compares", "print(open('results/sine/new.json').read())", results=("sine",), after_others=True
-    )
+    fills, shows = "open('results/sine/new.json', 'w').write('new')", "print(open('results/sine/new.json').read())"
+    write_notebook(project, "compares", shows, results=("sine",), after_others=True)
     pretend_all_ran(project, "paper")
-    write_notebook(project, "alone", "open('results/sine/new.json', 'w').write('new')", results=("sine",))
+    write_notebook(project, "alone", fills, results=("sine",))
     assert stale_pages(project, "paper") == {"alone"}
     assert run_stale_notebooks(project, "paper", say=lambda line: None) == ["alone", "compares"]
     assert stale_pages(project, "paper") == set()
@@ -204,13 +186,11 @@ def test_stopping_a_build_stops_its_kernels(project, number):
     sleep = "import os, time; open(f'{preset}-%s.pid', 'w').write(str(os.getpid())); time.sleep(600)"
     for name in ("alone", "draws", "learns", "compares"):
         write_notebook(project, name, sleep % name)
-    code = "import sys, run_notebooks; run_notebooks.run_stale_notebooks(run_notebooks.Path(sys.argv[1]), 'quick')"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "book" / "_ext")}
     # As from a terminal: a process in the background of a script ignores Ctrl-C.
-    build = subprocess.Popen(
-        [sys.executable, "-c", "import signal; signal.signal(2, signal.default_int_handler); " + code, project],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    code = "import pathlib, signal, run_notebooks; signal.signal(2, signal.default_int_handler)\n"
+    code += "run_notebooks.run_stale_notebooks(pathlib.Path.cwd(), 'quick', say=lambda line: None)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "book" / "_ext")}
+    build = subprocess.Popen([sys.executable, "-c", code], cwd=project, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(path.read_text() for path in project.glob("quick-*.pid")):
         assert build.poll() is None and time.monotonic() < deadline
@@ -251,37 +231,31 @@ def test_the_marked_picture_becomes_the_thumbnail(project):
     def shown(pixel, **metadata):
         return nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=metadata)
 
+    page, picture = executed(project, "alone")[0], project / "book" / "_static" / "thumbnails" / "alone.png"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[shown(PIXEL)])])
-    page = executed(project, "alone")[0]
-    nbformat.write(notebook, page)
-    run_notebooks.update_thumbnails(project)
-    picture = project / "book" / "_static" / "thumbnails" / "alone.png"
-    assert picture.read_bytes() == base64.b64decode(PIXEL)
-    notebook.cells[0].outputs.append(shown(OTHER_PIXEL, nrae={"thumbnail": True}))
-    nbformat.write(notebook, page)
-    os.utime(page, (2e9, 2e9))
-    run_notebooks.update_thumbnails(project)
-    assert picture.read_bytes() == base64.b64decode(OTHER_PIXEL)
+    for expected in (PIXEL, OTHER_PIXEL):
+        nbformat.write(notebook, page)
+        os.utime(page, (2e9, 2e9))  # newer than any picture
+        run_notebooks.update_thumbnails(project)
+        assert picture.read_bytes() == base64.b64decode(expected)
+        notebook.cells[0].outputs.append(shown(OTHER_PIXEL, nrae={"thumbnail": True}))
 
 
 # --- The whole book ------------------------------------------------------------------------------------------------
 
 
-def test_every_module_is_documented_once():
-    library = ROOT / "nrae_lib"
+def test_every_page_about_the_library_exists_once_and_every_page_is_in_the_table_of_contents():
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in library.rglob("*.py")
-        if not path.stem.startswith("_") or path.stem == "__init__"
+        for path in (ROOT / "nrae_lib").rglob("*.py")
     }
-    api = "\n".join(path.read_text() for path in (ROOT / "book" / "api").glob("*.md"))
-    documented = re.findall(r"automodule:: (nrae_lib[\w.]*)", api)
+    pages = list((ROOT / "book" / "api").glob("*.md"))
+    documented = re.findall(r"automodule:: (nrae_lib[\w.]*)", "\n".join(page.read_text() for page in pages))
     assert len(documented) == len(set(documented)) and set(documented) <= modules
-    assert {f"api/{path.stem}" for path in (ROOT / "book" / "api").glob("*.md")} <= set(toc_pages())
-
-
-def test_every_notebook_is_in_the_table_of_contents():
-    assert {page.removeprefix("notebooks/") for page in toc_pages() if page.startswith("notebooks/")} == set(NOTEBOOKS)
+    floors = {name.split(".")[1] for name in modules if "." in name}
+    assert {name.split(".")[1] for name in documented} == floors
+    assert {f"api/{page.stem}" for page in pages} == {page for page in PAGES if page.startswith("api/")}
+    assert {f"notebooks/{name}" for name in NOTEBOOKS} == {page for page in PAGES if page.startswith("notebooks/")}
 
 
 def test_book_builds_without_a_warning(built_book):
@@ -289,7 +263,7 @@ def test_book_builds_without_a_warning(built_book):
     assert "WARNING" not in built_book.log
     for name in NOTEBOOKS:
         assert re.search(rf"{name}: finished in \d+ s", built_book.log)
-    for page in toc_pages():
+    for page in PAGES:
         assert (built_book.site / f"{page}.html").exists()
 
 
@@ -313,7 +287,5 @@ def test_second_build_runs_no_notebook(built_book):
     assert "started (" not in log
     assert "no targets are out of date" in log
     command = [sys.executable, built_book.root / "book" / "_ext" / "run_notebooks.py", "--status"]
-    lines = subprocess.run(
-        command, env=os.environ | {"NRAE_PRESET": "smoke"}, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert lines == [f"{name}: fresh" for name in NOTEBOOKS]
+    shown = subprocess.run(command, env=build_environment(), capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == [f"{name}: fresh" for name in NOTEBOOKS]

@@ -5,15 +5,12 @@ import http.server
 import os
 import shutil
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+from tests.conftest import PAGES, ROOT
+
 EXPERIMENTS = [page for page in PAGES if page.startswith("notebooks/") and page != "notebooks/scoreboard"]
 
 
@@ -21,9 +18,49 @@ def source(page: str) -> str:
     return (ROOT / f"{page}.ipynb").read_text(encoding="utf-8")
 
 
+OURS = ["index", "method", *EXPERIMENTS]  # pages with colours of our own
 SLIDERS = [page for page in EXPERIMENTS if "plots.scrubber" in source(page)]
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
+# What Python or papermill would leave in an output: a traceback, a warning, an object without a picture.
+SIGNS_OF_ERROR = (
+    "Traceback (most recent call last)", "Error:", "Warning:", "<Figure size", "PapermillExecution", "object at 0x",
+)  # fmt: skip
+BEYOND_THE_EDGE = """() => [...document.querySelectorAll('.bd-article *')]
+    .filter(element => element.getBoundingClientRect().right > innerWidth + 1)
+    .map(element => element.tagName + '.' + element.getAttribute('class')).slice(0, 5)"""
+# Contrast as WCAG defines it, of each text against the nearest opaque background; 4.5 is its level AA.
+POOR_CONTRAST = r"""() => {
+    const parts = colour => colour.match(/[\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = element => {
+        const layers = [];
+        for (; element; element = element.parentElement) {
+            const [r, g, b, a = 1] = parts(getComputedStyle(element).backgroundColor);
+            layers.push([r, g, b, a]);
+            if (a === 1) break;
+        }
+        return layers.reverse().reduce((under, [r, g, b, a]) =>
+            [r, g, b].map((v, i) => v * a + under[i] * (1 - a)), [255, 255, 255]);
+    };
+    // Faded text is that much nearer to what is behind it.
+    const ink = (element, ground) => {
+        let [r, g, b, a = 1] = parts(getComputedStyle(element).color);
+        for (let e = element; e; e = e.parentElement) a *= getComputedStyle(e).opacity;
+        return [r, g, b].map((v, i) => v * a + ground[i] * (1 - a));
+    };
+    const texts = 'p, td, th, h1, h2, h3, figcaption, caption, li, strong, a:not(.headerlink)';
+    const ours = '[class^=nrae-]:is(.nrae-verdict, .nrae-table-caption, .nrae-table-notes, .nrae-banner)';
+    return [...document.querySelectorAll(`article :is(${texts}, ${ours}), article .nrae-verdict :is(div, span)`)]
+        .filter(element => element.innerText && element.innerText.trim() && element.offsetParent)
+        .filter(element => !element.closest('[aria-hidden=true]'))
+        .map(element => {
+            const ground = behind(element), one = light(ink(element, ground)), two = light(ground);
+            return [(Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05), element.innerText.slice(0, 40)];
+        }).filter(([contrast]) => contrast < 4.5).slice(0, 5);
+}"""
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -49,55 +86,59 @@ def browser():
         pytest.skip("there is no Chromium: install it, or name it in $CHROMIUM")
     from playwright.sync_api import sync_playwright
 
-    # --no-sandbox: Chromium's own sandbox refuses to start as root, as in most containers.
+    # Chromium's own sandbox refuses to start as root, as in most containers. No name leads anywhere: a page that asks
+    # for anything outside gets an error.
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    inside = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ]
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-quic", *quiet]
-        )
+        chromium = playwright.chromium.launch(executable_path=executable, args=[*inside, *quiet])
         yield chromium
         chromium.close()
 
 
-@pytest.fixture
-def visit(browser, address):
-    """Open a page of the site; what goes wrong on it gathers in `.problems`."""
-    contexts = []
-
-    def open_page(name: str, viewport=DESKTOP, mode: str = "light") -> SimpleNamespace:
-        context = browser.new_context(viewport=viewport, color_scheme=mode)
-        contexts.append(context)
-        # The theme remembers the reader's choice here.
+@pytest.fixture(scope="session")
+def contexts(browser):
+    """One for each mode, so that what all pages load is loaded once; the theme remembers the reader's choice there."""
+    contexts = {mode: browser.new_context(viewport=DESKTOP, color_scheme=mode) for mode in ("light", "dark")}
+    for mode, context in contexts.items():
         context.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
-        page, problems = context.new_page(), []
+    return contexts
+
+
+@pytest.fixture
+def visit(contexts, address):
+    """Open a page of the site; what goes wrong on it gathers in `.problems`."""
+    pages = []
+
+    def open_page(name: str, mode: str = "light") -> SimpleNamespace:
+        page, problems = contexts[mode].new_page(), []
+        pages.append(page)
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("console", lambda line: problems.append(f"console: {line.text}") if line.type == "error" else None)
+        page.on("requestfailed", lambda request: problems.append(f"{request.failure}: {request.url}"))
         page.on(
             "response",
             lambda answer: problems.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None,
         )
-
-        def keep_inside(route):
-            if not route.request.url.startswith(address):
-                problems.append(f"from outside: {route.request.url}")
-                route.abort()
-            else:
-                route.continue_()
-
-        context.route(lambda url: url.startswith("http"), keep_inside)
         page.goto(f"{address}/{name}", wait_until="load")
         page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise.then(() => true))")
         return SimpleNamespace(page=page, problems=problems)
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_whole(visit, name):
-    opened = visit(f"{name}.html")
+@pytest.mark.parametrize(("name", "mode"), [*((name, "light") for name in PAGES), *((name, "dark") for name in OURS)])
+def test_page_is_whole_readable_and_fits_a_phone(visit, name, mode, tmp_path):
+    opened = visit(f"{name}.html", mode)
     page = opened.page
+    assert page.evaluate("document.documentElement.dataset.theme") == mode
     assert page.locator("h1").count() >= 1
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.wait_for_function("[...document.images].every(image => image.complete)")
@@ -105,47 +146,29 @@ def test_page_is_whole(visit, name):
     assert broken == []
     formulas, typeset = page.locator(".math").count(), page.locator("mjx-container").count()
     assert typeset >= formulas
+    assert typeset or name not in ("method", *SLIDERS)
     assert page.locator("mjx-merror, .MathJax_Error").count() == 0
-    assert opened.problems == []
-
-
-def test_the_method_and_the_figures_show_mathematics(visit):
-    for name in ("method", *SLIDERS):
-        assert visit(f"{name}.html").page.locator("mjx-container").count() > 0, name
-
-
-@pytest.mark.parametrize("mode", ["light", "dark"])
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_figures_are_visible_and_no_output_is_an_error(visit, name, mode):
-    page = visit(f"{name}.html", mode=mode).page
-    drawn = page.evaluate("""() => [...document.querySelectorAll('.nrae-figure > svg')]
-        .filter(svg => getComputedStyle(svg).display !== 'none')
-        .map(svg => svg.getBoundingClientRect()).map(box => [box.width, box.height])""")
-    if "plots.show" in source(name):
-        assert drawn, "no figure"
-    assert all(width > 100 and height > 20 for width, height in drawn), drawn
-    text = page.locator("article").inner_text()
-    # What Python or papermill would leave in an output: a traceback, a warning, an object without a picture.
-    for sign in (
-        "Traceback (most recent call last)",
-        "Error:",
-        "Warning:",
-        "<Figure size",
-        "PapermillExecution",
-        "object at 0x",
-    ):
-        assert sign not in text, sign
-    assert not page.locator(".output.stderr").count(), page.locator(".output.stderr").first.inner_text()[:300]
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_phone_needs_no_sideways_scroll(visit, name):
-    page = visit(f"{name}.html", viewport=PHONE).page
-    widest = """() => [...document.querySelectorAll('.bd-article *')]
-        .filter(element => element.getBoundingClientRect().right > innerWidth + 1)
-        .map(element => element.tagName + '.' + element.getAttribute('class')).slice(0, 5)"""
+    if name in EXPERIMENTS:
+        drawn = page.evaluate("""() => [...document.querySelectorAll('.nrae-figure > svg')]
+            .filter(svg => getComputedStyle(svg).display !== 'none')
+            .map(svg => svg.getBoundingClientRect()).map(box => [box.width, box.height])""")
+        assert drawn or "plots.show" not in source(name), "no figure"
+        assert all(width > 100 and height > 20 for width, height in drawn), drawn
+        assert [sign for sign in SIGNS_OF_ERROR if sign in page.locator("article").inner_text()] == []
+        assert not page.locator(".output.stderr").count(), page.locator(".output.stderr").first.inner_text()[:300]
+        assert f"papermill {name}.ipynb" in page.locator("article").inner_text()
+    if name in OURS:
+        assert page.evaluate(POOR_CONTRAST) == []
+    if name in EXPERIMENTS and mode == "light":
+        with page.expect_download() as download:
+            page.locator("a.nrae-download").first.click()
+        download.value.save_as(tmp_path / "numbers.csv")
+        header, *rows = (tmp_path / "numbers.csv").read_text().splitlines()
+        assert "," in header and rows
+    page.set_viewport_size(PHONE)
     width = page.evaluate("document.documentElement.scrollWidth")
-    assert width <= PHONE["width"], f"{width} px wide; beyond the edge: {page.evaluate(widest)}"
+    assert width <= PHONE["width"], f"{width} px wide; beyond the edge: {page.evaluate(BEYOND_THE_EDGE)}"
+    assert opened.problems == []
 
 
 def test_index_has_a_card_with_a_picture_for_each_experiment(visit):
@@ -181,55 +204,3 @@ def test_search_finds_the_swiss_roll(visit):
     result.click()
     opened.page.wait_for_url("**/fig7_swissroll.html*")
     assert opened.problems == []
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_numbers_can_be_downloaded_and_the_page_repeated(visit, name, tmp_path):
-    page = visit(f"{name}.html").page
-    with page.expect_download() as download:
-        page.locator("a.nrae-download").first.click()
-    download.value.save_as(tmp_path / "numbers.csv")
-    header, *rows = (tmp_path / "numbers.csv").read_text().splitlines()
-    assert "," in header
-    assert rows
-    assert f"papermill {name}.ipynb" in page.locator("article").inner_text()
-
-
-@pytest.mark.parametrize("mode", ["light", "dark"])
-@pytest.mark.parametrize("name", ["index", "method", *EXPERIMENTS])
-def test_text_can_be_read_in_both_modes(visit, name, mode):
-    page = visit(f"{name}.html", mode=mode).page
-    assert page.evaluate("document.documentElement.dataset.theme") == mode
-    # Contrast as WCAG defines it, of each text against the nearest opaque background; 4.5 is its level AA.
-    poor = page.evaluate("""() => {
-        const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-        const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-        const behind = element => {
-            const layers = [];
-            for (; element; element = element.parentElement) {
-                const [r, g, b, a = 1] = parts(getComputedStyle(element).backgroundColor);
-                layers.push([r, g, b, a]);
-                if (a === 1) break;
-            }
-            return layers.reverse().reduce((under, [r, g, b, a]) =>
-                [r, g, b].map((v, i) => v * a + under[i] * (1 - a)), [255, 255, 255]);
-        };
-        // Faded text is that much nearer to what is behind it.
-        const ink = (element, ground) => {
-            let [r, g, b, a = 1] = parts(getComputedStyle(element).color);
-            for (let e = element; e; e = e.parentElement) a *= getComputedStyle(e).opacity;
-            return [r, g, b].map((v, i) => v * a + ground[i] * (1 - a));
-        };
-        const texts = 'p, td, th, h1, h2, h3, figcaption, caption, li, strong, a:not(.headerlink)';
-        const ours = '[class^=nrae-]:is(.nrae-verdict, .nrae-table-caption, .nrae-table-notes, .nrae-banner)';
-        return [...document.querySelectorAll(`article :is(${texts}, ${ours}), article .nrae-verdict :is(div, span)`)]
-            .filter(element => element.innerText && element.innerText.trim() && element.offsetParent)
-            .filter(element => !element.closest('[aria-hidden=true]'))
-            .map(element => {
-                const ground = behind(element), one = light(ink(element, ground)), two = light(ground);
-                return [(Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05), element.innerText.slice(0, 40)];
-            }).filter(([contrast]) => contrast < 4.5).slice(0, 5);
-    }""")
-    assert poor == []

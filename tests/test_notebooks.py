@@ -1,6 +1,8 @@
-"""Every notebook by papermill itself; wrong parameters stop with one sentence; sources are clean and agree."""
+"""What executed pages hold, notebooks by papermill itself, wrong parameters, and clean sources."""
 
+import html
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,16 @@ import pytest
 from nrae_lib import paper
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SOURCE = {path: path.read_text(encoding="utf-8") for path in NOTEBOOKS}
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+PAGES_WITH_CLAIMS = {claim.page for claim in paper.CLAIMS}
 
 
-def papermill(notebook, folder, *parameters):
-    command = [sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(folder / "out.ipynb"), *parameters]
+def read(name):
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def papermill(name, folder, *parameters):
+    command = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", str(folder / "out.ipynb"), *parameters]
     # Without any data set; the book that other tests build has those of $NRAE_DATA.
     environment = os.environ | {"NRAE_RESULTS": str(folder / "results"), "NRAE_DATA": str(folder / "data")}
     environment["PYTHONPATH"] = str(ROOT)
@@ -24,35 +30,28 @@ def papermill(notebook, folder, *parameters):
 
 
 def shown(path):
-    """All that an executed notebook displays, and the text of its outputs together."""
+    """All that an executed notebook displays."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]
-    return "".join(
-        "".join(part) if isinstance(part, list) else part
-        for output in outputs
-        for part in [output.get("text", ""), *output.get("data", {}).values()]
-        if isinstance(part, (str, list))
-    )
-
-
-# Every page that tests a claim, and what any such page must hold.
-PAGES_WITH_CLAIMS = {claim.page for claim in paper.CLAIMS}
+    parts = [part for output in outputs for part in (output.get("text", ""), *output.get("data", {}).values())]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_executed_page_holds_what_it_promises(built_book, name):
     text = shown(built_book.root / "book" / "notebooks" / f"{name}.ipynb")
     assert "papermill notebooks/" in text
-    if name != "methods":
-        assert 'class="nrae-download"' in text
-    assert name in {"methods", "scoreboard"} or "Where these numbers come from" in text
-    assert name == "scoreboard" or ("<svg" in text or "<canvas" in text)
+    assert 'class="nrae-download"' in text
+    assert "<svg" in text or "<canvas" in text or name in {"methods", "scoreboard"}
+    assert "Where these numbers come from" in text or name in {"methods", "scoreboard"}
     assert "reset smoke" in text or name in {"methods", "scoreboard"}
-    for claim in paper.CLAIMS:
-        if claim.page == name:
-            assert f'id="claim-{claim.identifier}' in text or claim.conditions, f"no verdict on {claim.identifier}"
     assert ('class="nrae-verdict"' in text) == (name in PAGES_WITH_CLAIMS or name == "scoreboard")
+    conditions = set(map(html.unescape, re.findall(r'">\(([^<]+), preset smoke;', text)))
+    for claim in paper.CLAIMS:
+        if claim.page == name and f'id="claim-{claim.identifier}' not in text:
+            # Some image sets wait for a larger preset; of those that ran, no claim may be missing.
+            assert claim.conditions and not conditions & set(claim.conditions), f"no verdict on {claim.identifier}"
 
 
 @pytest.mark.slow
@@ -70,41 +69,53 @@ def test_one_method_by_papermill_itself_and_without_any_data_set(name, parameter
     assert list((tmp_path / "results").rglob("*.npz"))
 
 
-WRONG = [
-    (["-p", "method", "nrae_x"], "unknown method 'nrae_x'", "the methods are: ae, vae"),
-    (["-p", "preset", "fast"], "parameter 'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'paper'", ""),
-    (["-p", "metod", "ae"], "unknown parameter 'metod': did you mean 'method'?", "method, device"),
-    (["-p", "device", "tpu"], "device 'tpu' cannot be used", "choose auto"),
-    (["-p", "workers", "0"], "workers must be a whole number of at least 1", ""),
-    (["-p", "cluster", "elsewhere"], "unknown cluster 'elsewhere'", "the address of a Dask scheduler"),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("parameters", "sentence", "choices"), WRONG, ids=lambda value: str(value)[:30])
-def test_wrong_parameters_stop_before_anything_runs(parameters, sentence, choices, tmp_path):
-    done = papermill("fig7_swissroll", tmp_path, *parameters)
+def test_a_wrong_parameter_is_papermills_error(tmp_path):
+    done = papermill("fig7_swissroll", tmp_path, "-p", "metod", "ae")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
-    assert sentence in last and choices in last
+    assert "unknown parameter 'metod': did you mean 'method'?" in last and "method, device" in last
     assert not (tmp_path / "results").exists()
 
 
-def code_cells(path):
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+WRONG = [
+    ("method", "nrae_x", r"unknown method 'nrae_x', did you mean 'nrae_.'\?; the methods are: ae, vae"),
+    ("preset", "fast", "parameter 'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'paper'"),
+    ("device", "tpu", "device 'tpu' cannot be used: choose auto"),
+    ("workers", 0, "workers must be a whole number of at least 1"),
+    ("cluster", "elsewhere", "unknown cluster 'elsewhere': choose the address of a Dask scheduler"),
+]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_sources_are_clean(path):
-    notebook = nbformat.read(path, as_version=4)
+@pytest.mark.parametrize(
+    ("name", "parameter", "value", "sentence"),
+    [
+        *(("fig7_swissroll", *wrong) for wrong in WRONG),
+        *((name, "presett", "quick", "unknown parameter 'presett': did you mean 'preset'") for name in NOTEBOOKS),
+    ],
+)
+def test_wrong_parameters_stop_before_anything_runs(name, parameter, value, sentence, tmp_path, monkeypatch):
+    """The notebook's cells here, which spares a kernel for each case."""
+    monkeypatch.setenv("NRAE_RESULTS", str(tmp_path / "results"))
+    namespace = {"In": [f"# Parameters\n{parameter} = {value!r}\n"]}
+    with pytest.raises(ValueError, match=sentence):
+        for cell in (cell for cell in read(name).cells if cell.cell_type == "code"):
+            exec(cell.source, namespace)
+            if "parameters" in cell.metadata.get("tags", []):
+                namespace[parameter] = value
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_sources_are_clean(name):
+    notebook = read(name)
     nbformat.validate(notebook)
-    tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
-    assert tags.count("parameters") == 1
-    for cell in code_cells(path):
-        assert cell.outputs == [] and cell.execution_count is None
-        if "parameters" in cell.metadata.get("tags", []):
-            for line in cell.source.splitlines():
-                name, comment = line.split(":")[0], line.partition("#")[2]
-                assert name.isidentifier() and comment.strip(), f"parameter without a type or a comment: {line}"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code), "run nbstripout"
+    (parameters,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    for line in parameters.source.splitlines():
+        declared, comment = line.split(":")[0], line.partition("#")[2]
+        assert declared.isidentifier() and comment.strip(), f"parameter without a type or a comment: {line}"
     for folder in notebook.metadata.nrae.results:
         assert not (ROOT / "results").is_dir() or (ROOT / "results" / folder).is_dir(), f"results/{folder} is missing"
+    assert not re.search(r"/(home|root|Users)/", nbformat.writes(notebook)), "it names a machine"
