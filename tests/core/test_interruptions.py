@@ -82,41 +82,27 @@ print(json.dumps({"killed": killed, "scheduled": ended(scheduled), "late": ended
 """
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """The folder and the statuses of processes that were killed."""
-    folder = tmp_path_factory.mktemp("processes")
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)], cwd=Path(__file__).parents[2], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
-    )  # fmt: skip
+def test_killed_at_fifty_random_moments_equals_uninterrupted_and_terminated_processes_leave_a_checkpoint(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    command, root = [sys.executable, "-c", SCRIPT, str(tmp_path)], Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout)
+    assert json.loads(done.stdout) == {"killed": KILLS, "scheduled": 143, "late": -signal.SIGTERM}
+    assert equal(*(torch.load(tmp_path / name, weights_only=True) for name in ("whole", "resumed")))
+    assert checkpoints.load(tmp_path / "scheduled", torch.device("cpu"))["epoch"] > 0
+    left = {path.name for path in tmp_path.iterdir()} - {"whole", "resumed", "killed", "scheduled", "reached"}
+    assert all(name.endswith(".part") for name in left), left  # nor did the late one go on
 
 
-def test_killed_at_many_random_moments_equals_uninterrupted(processes):
-    folder, found = processes
-    assert found["killed"] == KILLS, "the others were through before they were killed"
-    assert equal(*(torch.load(folder / name, weights_only=True) for name in ("whole", "resumed")))
-    left = {path.name for path in folder.iterdir()} - {"whole", "resumed", "killed", "scheduled", "reached"}
-    assert all(name.endswith(".part") for name in left), left
-
-
-def test_a_process_that_a_scheduler_terminates_leaves_a_checkpoint_and_ends_also_after_the_last_step(processes):
-    folder, found = processes
-    assert found["scheduled"] == 143
-    assert checkpoints.load(folder / "scheduled", torch.device("cpu"))["epoch"] > 0
-    assert found["late"] == -signal.SIGTERM and not (folder / "went on").exists()
-
-
-def test_sigterm_saves_and_ends_with_the_status_of_a_terminated_process(tmp_path):
-    before, checkpoint = signal.getsignal(signal.SIGTERM), tmp_path / "state"
-    with pytest.raises(Interrupted) as caught:
+def test_sigterm_saves_and_raises_only_where_there_is_a_checkpoint(tmp_path):
+    before, checkpoint, handlers = signal.getsignal(signal.SIGTERM), tmp_path / "state", []
+    with pytest.raises(Interrupted, match=f"the training goes on from {checkpoint}") as caught:
         train(checkpoint, lambda done, loss: os.kill(os.getpid(), signal.SIGTERM))
-    assert caught.value.code == 143 and str(checkpoint) in str(caught.value)
-    assert signal.getsignal(signal.SIGTERM) == before and not training.stop_event.is_set()
+    assert caught.value.code == 143 and not training.stop_event.is_set()
     assert 0 < checkpoints.load(checkpoint, torch.device("cpu"))["epoch"] < 60
-    assert equal(train(None), train(checkpoint))
+    whole = train(None, lambda done, loss: handlers.append(signal.getsignal(signal.SIGTERM)))
+    assert {signal.getsignal(signal.SIGTERM), *handlers} == {before}
+    assert equal(whole, train(checkpoint))
 
 
 def test_another_thread_is_stopped_by_the_event_of_who_takes_it_back(tmp_path):
@@ -125,22 +111,15 @@ def test_another_thread_is_stopped_by_the_event_of_who_takes_it_back(tmp_path):
 
     def work():
         for _ in range(2):  # the second finds the event set
-            with pytest.raises(Interrupted) as caught:
+            with pytest.raises(Interrupted):
                 train(tmp_path / "state", lambda done, loss: reached.set(), 100_000)
-            ended.append(caught.value.saved)
+            ended.append((tmp_path / "state").exists())
 
     thread = threading.Thread(target=work)
     thread.start()
     reached.wait()
     training.stop_event.set()
     thread.join()
-    assert training.stop_event.is_set()
+    assert training.stop_event.is_set() and ended == [True, True]
     training.stop_event.clear()
-    assert ended == [True, True] and (tmp_path / "state").exists()
     train(tmp_path / "other", epochs=2)
-
-
-def test_without_a_checkpoint_sigterm_ends_the_process_at_once():
-    handlers = []
-    train(None, lambda done, loss: handlers.append(signal.getsignal(signal.SIGTERM)), epochs=2)
-    assert set(handlers) == {signal.SIG_DFL}
