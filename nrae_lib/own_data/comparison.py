@@ -1,29 +1,19 @@
 """Several methods on one's own data: what is compared, k-fold cross-validation, and the file of the codes."""
 
-import csv
 import difflib
 import hashlib
-import importlib
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import sqrt
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
 from nrae_lib.core import methods
-from nrae_lib.core.files import write_atomically
-from nrae_lib.own_data import files as own_data
 from nrae_lib.own_data.embeddings import EMBEDDINGS
-
-CODE_ENDINGS = (".csv", ".npy", ".parquet")
-_TABLES = {".csv": own_data._csv, ".parquet": own_data._parquet}
-
 
 # --------------------------------------------------------------------------------------------------- what is compared
 
@@ -80,92 +70,6 @@ def parse_widths(value: str | int) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"{value!r} is no list of whole numbers >= 1, such as '256,256'")
     return tuple(map(int, parts))
-
-
-# ------------------------------------------------------------------------------------------------------------ the data
-
-
-class Loaded(NamedTuple):
-    """Points, and the values that colour them.
-
-    Arguments:
-        points: (N, ...) float32, or float64 where needed (:func:`nrae_lib.own_data.read_points`).
-        names: of the columns, or of the files of a folder of images; may be empty.
-        labels: (N,) numbers or texts, or None.
-    """
-
-    points: np.ndarray
-    names: tuple[str, ...]
-    labels: np.ndarray | None
-
-
-def load(path: str | Path, key: str = "", columns: Sequence[str] = (), labels: str = "", min_points: int = 2) -> Loaded:
-    """Points from a file, as :func:`nrae_lib.own_data.read_points` reads them, and the labels that colour them.
-
-    Arguments:
-        key, columns, min_points: as for ``read_points``; empty for none.
-        labels: a column of the table ``path`` (then it is no feature, unless ``columns`` names it), an array of the .npz
-            file ``path``, or a .npy or .csv file with one label per point; "" for none. A .csv file may have a header.
-
-    Raises:
-        FileNotFoundError: as ``read_points``.
-        ImportError: as ``read_points``.
-        ValueError: as ``read_points``, and for labels that do not exist, are not one per point or cannot be read.
-    """
-    path, columns = Path(path), list(columns) or None
-    ending, found = path.suffix.lower(), None
-    if labels and path.is_file() and ending in _TABLES and path.stat().st_size:
-        frame = _TABLES[ending](path)
-        frame.columns = names = [str(name) for name in frame.columns]
-        if labels in names:
-            found = frame[labels].to_numpy()
-            if columns is None and not any(name.startswith("Unnamed: ") for name in names):  # else it says so itself
-                columns = [name for name in names if name != labels]
-    elif labels and key and path.is_file() and ending == ".npz":
-        try:
-            found = own_data._npz(path, labels)
-        except ValueError:
-            if not Path(labels).exists():
-                raise
-    points, names = own_data.read_points(path, key or None, columns, min_points)
-    if labels and found is None:
-        found = _labels_file(Path(labels), path, len(points))
-    return Loaded(points, names, None if found is None else _checked_labels(labels, found, len(points)))
-
-
-def _labels_file(file: Path, data: Path, count: int) -> np.ndarray:
-    if not file.is_file() or file.suffix.lower() not in (".npy", ".csv"):
-        raise ValueError(f"labels {str(file)!r} is neither a column or an array of {data} nor a .npy or .csv file")
-    if file.suffix.lower() == ".npy":
-        return np.array(own_data._npy(file))
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = [row or [""] for row in csv.reader(lines)]  # a blank line is a point without a label
-        while len(rows) > count and rows[-1] == [""]:  # the end of the file may be followed by blank lines
-            rows.pop()
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"labels {file} is damaged or no .csv file ({error})") from error
-    if any(len(row) > 1 for row in rows):
-        raise ValueError(f"labels {file} has more than one column: give a file with one label per line")
-    values = [row[0].strip() for row in rows[len(rows) == count + 1 :]]  # one line more than points: a header
-    try:
-        return np.array([float(value) if value else np.nan for value in values])
-    except ValueError:
-        return np.array(values, dtype=object)
-
-
-def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
-    if labels.ndim == 2 and 1 in labels.shape:
-        labels = labels.reshape(-1)
-    if labels.shape != (count,):
-        raise ValueError(
-            f"labels {name!r} has the shape {labels.shape}, but there are {count} points: give one for each"
-        )
-    if labels.dtype.kind in "iuf":
-        return labels
-    missing = [value is None or value == "" or value != value for value in labels.tolist()]  # NaN differs from itself
-    texts = ["missing" if gone else str(value) for value, gone in zip(labels.tolist(), missing, strict=True)]
-    return np.array(texts, dtype=object)
 
 
 def as_images(points: np.ndarray) -> np.ndarray | None:
@@ -322,86 +226,3 @@ def paired_difference(errors: np.ndarray, baseline: np.ndarray, confidence: floa
     half = t.ppf((1 + confidence) / 2, folds - 1) * sqrt((1 / folds + 1 / (folds - 1)) * difference.var(ddof=1))
     mean = float(difference.mean())
     return Difference(mean, mean - float(half), mean + float(half), int((difference < 0).sum()))
-
-
-# ---------------------------------------------------------------------------------------------------------- the codes
-
-
-def code_columns(names: Sequence[str], components: int) -> list[str]:
-    """The columns of a file of codes: "ae_z1", "ae_z2", "nrae_q_z1", ..."""
-    return [f"{name}_z{place}" for name in names for place in range(1, components + 1)]
-
-
-def check_codes_path(path: str | Path, sources: Sequence[str | Path], shape: tuple[int, int]) -> bool:
-    """Whether ``path`` holds codes already, which :func:`write_codes` would replace.
-
-    Arguments:
-        sources: files that must not be replaced: the data and the labels.
-        shape: (N, columns) of the codes. A .npy file has no names, so that only its shape tells that it holds codes.
-
-    Raises:
-        ValueError: for another ending, a folder that does not exist, or a file that holds something else than codes.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in CODE_ENDINGS:
-        raise ValueError(f"codes {str(path)!r} has the ending {path.suffix!r}: choose one of {', '.join(CODE_ENDINGS)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"codes {str(path)!r}: the folder {path.parent} does not exist")
-    if not path.exists():
-        return False
-    if not any(Path(source).exists() and path.samefile(source) for source in sources) and _holds_codes(path, shape):
-        return True
-    raise ValueError(f"codes {str(path)!r} exists and does not hold earlier codes: choose another name")
-
-
-def _holds_codes(path: Path, shape: tuple[int, int]) -> bool:
-    try:
-        if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return array.shape == shape and array.dtype == np.float32
-        names = list(_TABLES[path.suffix.lower()](path).columns)
-    except (OSError, ValueError):
-        return False
-    return names[:1] == ["row"] and len(names) > 1 and all(name == "file" or "_z" in name for name in names[1:])
-
-
-def codes_frame(codes: Mapping[str, np.ndarray], files: Sequence[str] = ()):
-    """A pandas DataFrame: the row's number ``row`` (from 0), its ``file`` if it has one, and :func:`code_columns`.
-
-    Arguments:
-        codes: method -> (N, m).
-        files: names of the N files of a folder of images.
-    """
-    import pandas
-
-    count, components = next(iter(codes.values())).shape
-    table = np.concatenate(list(codes.values()), axis=1).astype(np.float32)
-    frame = pandas.DataFrame(table, columns=code_columns(list(codes), components))
-    if len(files):
-        frame.insert(0, "file", list(files))
-    frame.insert(0, "row", range(count))
-    return frame
-
-
-def write_codes(path: str | Path, frame) -> None:
-    """Write what :func:`codes_frame` gave, atomically.
-
-    Arguments:
-        path: ending in .csv, .parquet, or .npy, which holds the codes alone: (N, columns) float32.
-
-    Raises:
-        ImportError: for .parquet without the package pyarrow.
-    """
-    path, buffer = Path(path), io.BytesIO()
-    ending = path.suffix.lower()
-    if ending == ".csv":
-        buffer.write(frame.to_csv(index=False).encode())
-    elif ending == ".npy":
-        np.save(buffer, frame.drop(columns=["row", "file"], errors="ignore").to_numpy(np.float32))
-    else:
-        try:
-            importlib.import_module("pyarrow")
-        except ImportError as error:
-            raise ImportError(f"writing {path} needs the package pyarrow: pip install 'nrae-lib[methods]'") from error
-        frame.to_parquet(buffer, index=False)
-    write_atomically(path, buffer.getvalue())

@@ -14,26 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+ENDINGS = (".npy", ".npz", ".csv", ".parquet")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _WHITE = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}  # value of white in each accepted mode
 
 
-class OwnPoints(NamedTuple):
-    """What :func:`read_points` gives; unpacks as ``points, names``.
-
-    Arguments:
-        points: (N, ...) float32 (float64 where needed, see :func:`read_points`), finite.
-        names: of the columns of a table, or of the files of a folder of images; empty for .npy and .npz.
-    """
-
-    points: np.ndarray
-    names: tuple[str, ...]
-
-
 def read_points(
     path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, min_points: int = 2
-) -> OwnPoints:
-    """Points to train on, one per row (or per image).
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Points to train on, one per row (or per image), and their names.
 
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
     does for coordinates far from the origin.
@@ -54,6 +43,10 @@ def read_points(
         columns: the columns of a table to use, in this order; None: all.
         min_points: the fewest points accepted.
 
+    Returns:
+        points: (N, ...), finite.
+        names: of the columns of a table, or of the files of a folder of images; empty for .npy and .npz.
+
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
         ImportError: if the library that reads this kind of file is missing.
@@ -72,10 +65,9 @@ def read_points(
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     ending = path.suffix.lower()
-    readers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet}
-    if not path.is_dir() and ending not in readers:
+    if not path.is_dir() and ending not in ENDINGS:
         hint = ": give the folder that holds the images" if ending in IMAGE_ENDINGS else ""
-        choices = f"choose a {', '.join(readers)} file or a folder of images"
+        choices = f"choose a {', '.join(ENDINGS)} file or a folder of images"
         raise ValueError(f"{path} has the ending {ending!r}, which is not read{hint or f': {choices}'}")
     if key is not None and (path.is_dir() or ending != ".npz"):
         raise ValueError(f"key names an array of an .npz file, but {path} is none")
@@ -89,16 +81,17 @@ def read_points(
     elif ending in (".npy", ".npz"):
         array, names = _npy(path) if ending == ".npy" else _npz(path, key), ()
     else:
-        array, names = _table(path, readers[ending](path), columns)
-    return OwnPoints(_checked(path, array, min_points), names)
+        array, names = _table(path, read_table(path), columns)
+    return _checked(path, array, min_points), names
 
 
-def _library(name: str, package: str, path: Path) -> ModuleType:
+def library(name: str, package: str, purpose: str) -> ModuleType:
+    """A module of the extra ``methods``, or one sentence that names it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"reading {path} needs the package {package}: pip install 'nrae-lib[methods]'", name=package
+            f"{purpose} needs the package {package}: pip install 'nrae-lib[methods]'", name=package
         ) from error
 
 
@@ -157,7 +150,7 @@ def _is_header(fields: list[str]) -> bool:
 
 
 def _csv(path: Path):
-    pandas = _library("pandas", "pandas", path)
+    pandas = library("pandas", "pandas", f"reading {path}")
     try:
         with open(path, encoding="utf-8-sig") as file:
             first = next((line for line in file if line.strip()), "")
@@ -171,8 +164,8 @@ def _csv(path: Path):
 
 
 def _parquet(path: Path):
-    pandas = _library("pandas", "pandas", path)
-    _library("pyarrow", "pyarrow", path)
+    pandas = library("pandas", "pandas", f"reading {path}")
+    library("pyarrow", "pyarrow", f"reading {path}")
     try:
         return pandas.read_parquet(path, engine="pyarrow")
     except Exception as error:
@@ -223,7 +216,7 @@ def _images(folder: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     )  # fmt: skip
     if not paths:
         raise ValueError(f"the folder {folder} holds no images: the endings {', '.join(IMAGE_ENDINGS)} are read")
-    _library("PIL", "pillow", folder)
+    library("PIL", "pillow", f"reading {folder}")
     images, first_kind = None, None
     for place, path in enumerate(paths):
         pixels, mode = _image(path)
@@ -279,3 +272,96 @@ def _checked(path: Path, array: np.ndarray, min_points: int) -> np.ndarray:
     reach, spread = np.abs(points).max(0), np.asarray(array).std(0, dtype=np.float64)
     lost = np.finfo(np.float32).eps * reach > 1e-3 * spread
     return np.array(array, np.float64, order="C") if (lost & (spread > 0)).any() else points
+
+
+def read_table(path: Path):
+    """The DataFrame of a .csv or .parquet file; None for other endings.
+
+    Raises:
+        ImportError, ValueError: see :func:`read_points`.
+    """
+    reader = {".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
+    return reader and reader(path)
+
+
+class Loaded(NamedTuple):
+    """Points, and the values that colour them.
+
+    Arguments:
+        points: (N, ...) float32, or float64 where needed (:func:`nrae_lib.read_points`).
+        names: of the columns, or of the files of a folder of images; may be empty.
+        labels: (N,) numbers or texts, or None.
+    """
+
+    points: np.ndarray
+    names: tuple[str, ...]
+    labels: np.ndarray | None
+
+
+def load(path: str | Path, key: str = "", columns: Sequence[str] = (), labels: str = "", min_points: int = 2) -> Loaded:
+    """Points from a file, as :func:`nrae_lib.read_points` reads them, and the labels that colour them.
+
+    Arguments:
+        key, columns, min_points: as for ``read_points``; empty for none.
+        labels: a column of the table ``path`` (then it is no feature, unless ``columns`` names it), an array of the .npz
+            file ``path``, or a .npy or .csv file with one label per point; "" for none. A .csv file may have a header.
+
+    Raises:
+        FileNotFoundError: as ``read_points``.
+        ImportError: as ``read_points``.
+        ValueError: as ``read_points``, and for labels that do not exist, are not one per point or cannot be read.
+    """
+    path, columns = Path(path), list(columns) or None
+    ending, found = path.suffix.lower(), None
+    if labels and path.is_file() and ending in (".csv", ".parquet") and path.stat().st_size:
+        frame = read_table(path)
+        frame.columns = names = [str(name) for name in frame.columns]
+        if labels in names:
+            found = frame[labels].to_numpy()
+            if columns is None and not any(name.startswith("Unnamed: ") for name in names):  # else it says so itself
+                columns = [name for name in names if name != labels]
+    elif labels and key and path.is_file() and ending == ".npz":
+        try:
+            found = _npz(path, labels)
+        except ValueError:
+            if not Path(labels).exists():
+                raise
+    points, names = read_points(path, key or None, columns, min_points)
+    if labels and found is None:
+        found = _labels_file(Path(labels), path, len(points))
+    return Loaded(points, names, None if found is None else _checked_labels(labels, found, len(points)))
+
+
+def _labels_file(file: Path, data: Path, count: int) -> np.ndarray:
+    if not file.is_file() or file.suffix.lower() not in (".npy", ".csv"):
+        raise ValueError(f"labels {str(file)!r} is neither a column or an array of {data} nor a .npy or .csv file")
+    if file.suffix.lower() == ".npy":
+        return np.array(_npy(file))
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            rows = [row or [""] for row in csv.reader(lines)]  # a blank line is a point without a label
+        while len(rows) > count and rows[-1] == [""]:  # the end of the file may be followed by blank lines
+            rows.pop()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"labels {file} is damaged or no .csv file ({error})") from error
+    if any(len(row) > 1 for row in rows):
+        raise ValueError(f"labels {file} has more than one column: give a file with one label per line")
+    values = [row[0].strip() for row in rows[len(rows) == count + 1 :]]  # one line more than points: a header
+    try:
+        return np.array([float(value) if value else np.nan for value in values])
+    except ValueError:
+        return np.array(values, dtype=object)
+
+
+def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
+    if labels.ndim == 2 and 1 in labels.shape:
+        labels = labels.reshape(-1)
+    if labels.shape != (count,):
+        raise ValueError(
+            f"labels {name!r} has the shape {labels.shape}, but there are {count} points: give one for each"
+        )
+    if labels.dtype.kind in "iuf":
+        return labels
+    missing = [value is None or value == "" or value != value for value in labels.tolist()]  # NaN differs from itself
+    texts = ["missing" if gone else str(value) for value, gone in zip(labels.tolist(), missing, strict=True)]
+    return np.array(texts, dtype=object)

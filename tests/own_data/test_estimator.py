@@ -232,7 +232,7 @@ def test_images():
         (dict(method_options={"weight": 1}), "no option 'weight': choose among .*neighbor_weight"),
         (dict(method_options={"n_neighbors": 3}), "n_neighbors is a parameter of the estimator"),
         (dict(method_options={"latent": "plain"}), "latent is a parameter of the estimator"),
-        (dict(method_options={"neighbor_weight": -1.0}), "neighbor_weight .* must be a finite number >= 0"),
+        (dict(method_options={"neighbor_weight": -1.0}), "neighbor_weight.* must be a finite number >= 0"),
         (dict(latent="round"), "unknown latent 'round': choose one of plain"),
         (dict(image_shape=3.5), "image_shape must be a tuple"),
         (dict(device="abacus"), "device 'abacus' cannot be used: choose auto"),

@@ -16,7 +16,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 
 from nrae_lib import ManifoldAutoencoder
-from nrae_lib.own_data import comparison
+from nrae_lib.own_data import codes as codes_file
+from nrae_lib.own_data import comparison, files
 from nrae_lib.own_data.embeddings import Embedding
 from nrae_lib.pages import plots
 
@@ -76,50 +77,50 @@ def test_labels_come_from_every_place(tmp_path):
     frame.to_csv(tmp_path / "table.csv", index=False)
     frame.to_parquet(tmp_path / "table.parquet")
     for table in ("table.csv", "table.parquet"):
-        loaded = comparison.load(tmp_path / table, labels="kind")
+        loaded = files.load(tmp_path / table, labels="kind")
         np.testing.assert_allclose(loaded.points, POINTS, rtol=1e-6)
         assert loaded.labels.tolist() == classes.tolist() and loaded.names == ("w", "x", "y", "z")
-    assert comparison.load(tmp_path / "table.csv", columns=["w", "x"], labels="x").points.shape == (24, 2)
+    assert files.load(tmp_path / "table.csv", columns=["w", "x"], labels="x").points.shape == (24, 2)
 
     np.savez(tmp_path / "a.npz", X=POINTS, y=np.arange(24))
-    assert comparison.load(tmp_path / "a.npz", key="X", labels="y").labels.tolist() == list(range(24))
+    assert files.load(tmp_path / "a.npz", key="X", labels="y").labels.tolist() == list(range(24))
     data = saved(tmp_path / "points.npy")
-    assert comparison.load(data).labels is None
-    assert comparison.load(data, labels=saved(tmp_path / "y.npy", np.arange(24)[:, None])).labels.shape == (24,)
+    assert files.load(data).labels is None
+    assert files.load(data, labels=saved(tmp_path / "y.npy", np.arange(24)[:, None])).labels.shape == (24,)
     with_header, without = tmp_path / "with.csv", tmp_path / "without.csv"
     with_header.write_text("kind\n" + "\n".join(classes))
     without.write_text("\n".join(classes))
     for file in (with_header, without):
-        assert comparison.load(data, labels=str(file)).labels.tolist() == classes.tolist()
+        assert files.load(data, labels=str(file)).labels.tolist() == classes.tolist()
 
 
 def test_a_blank_line_is_a_missing_label_and_shifts_nothing(tmp_path):
     data, file = saved(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(6, 2))), tmp_path / "labels.csv"
     file.write_text("kind\na\na\n\nb\nb\nb\n\n")
-    assert comparison.load(data, labels=str(file)).labels.tolist() == ["a", "a", "missing", "b", "b", "b"]
+    assert files.load(data, labels=str(file)).labels.tolist() == ["a", "a", "missing", "b", "b", "b"]
 
 
 def test_labels_that_cannot_be_used_are_one_sentence(tmp_path):
     data = saved(tmp_path / "points.npy")
     with pytest.raises(ValueError, match=r"neither a column or an array of .* nor a .npy or .csv file"):
-        comparison.load(data, labels="kind")
+        files.load(data, labels="kind")
     with pytest.raises(ValueError, match=r"shape \(5,\), but there are 24 points"):
-        comparison.load(data, labels=saved(tmp_path / "y.npy", np.arange(5)))
+        files.load(data, labels=saved(tmp_path / "y.npy", np.arange(5)))
     (tmp_path / "two.csv").write_text("1,2\n" * 24)
     with pytest.raises(ValueError, match="more than one column"):
-        comparison.load(data, labels=str(tmp_path / "two.csv"))
+        files.load(data, labels=str(tmp_path / "two.csv"))
 
 
 def test_row_numbers_saved_by_mistake_stay_an_error_with_labels(tmp_path):
     pd.DataFrame(POINTS, columns=list("wxyz")).assign(kind="a").to_csv(tmp_path / "table.csv")
     with pytest.raises(ValueError, match="column without a name"):
-        comparison.load(tmp_path / "table.csv", labels="kind")
+        files.load(tmp_path / "table.csv", labels="kind")
 
 
 def test_missing_labels_are_a_class_of_their_own(tmp_path):
     kinds = [None, *"ab" * 11, "a"]
     pd.DataFrame(POINTS, columns=list("wxyz")).assign(kind=kinds).to_parquet(tmp_path / "table.parquet")
-    assert comparison.load(tmp_path / "table.parquet", labels="kind").labels.tolist() == ["missing", *kinds[1:]]
+    assert files.load(tmp_path / "table.parquet", labels="kind").labels.tolist() == ["missing", *kinds[1:]]
 
 
 @pytest.mark.parametrize(
@@ -239,18 +240,18 @@ def test_the_interval_is_the_t_interval_widened():
 
 def test_codes_are_written_for_every_ending_and_recognized_again(tmp_path):
     codes = {"ae": POINTS[:, :2], "nrae_q+mmd": POINTS[:, 2:]}
-    frame = comparison.codes_frame(codes, files=[f"{place}.png" for place in range(24)])
+    frame = codes_file.frame(codes, files=[f"{place}.png" for place in range(24)])
     assert list(frame) == ["row", "file", "ae_z1", "ae_z2", "nrae_q+mmd_z1", "nrae_q+mmd_z2"]
     for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet), (".npy", np.load)):
         path = tmp_path / f"codes{ending}"
-        assert not comparison.check_codes_path(path, [], (24, 4))
-        comparison.write_codes(path, frame)
+        assert not codes_file.check_path(path, [], (24, 4))
+        codes_file.write(path, frame)
         table = read(path)
         table = table if ending == ".npy" else table.iloc[:, 2:].to_numpy(np.float32)
         assert table.dtype == np.float32 and np.array_equal(table, POINTS)
-        assert comparison.check_codes_path(path, [], (24, 4))
+        assert codes_file.check_path(path, [], (24, 4))
         with pytest.raises(ValueError, match="does not hold earlier codes"):
-            comparison.check_codes_path(path, [path], (24, 4))
+            codes_file.check_path(path, [path], (24, 4))
     assert not list(tmp_path.glob(".*")), "nothing half-written is left"
 
 
@@ -260,11 +261,11 @@ def test_no_other_file_is_replaced(tmp_path):
     (tmp_path / "notes.parquet").write_text("no table")
     for path in (data, tmp_path / "table.csv", tmp_path / "notes.parquet"):
         with pytest.raises(ValueError, match="exists and does not hold earlier codes"):
-            comparison.check_codes_path(path, [], (24, 2))
+            codes_file.check_path(path, [], (24, 2))
     with pytest.raises(ValueError, match=r"ending '.txt': choose one of .csv, .npy, .parquet"):
-        comparison.check_codes_path("codes.txt", [], (24, 2))
+        codes_file.check_path("codes.txt", [], (24, 2))
     with pytest.raises(ValueError, match="does not exist"):
-        comparison.check_codes_path(tmp_path / "nowhere" / "codes.csv", [], (24, 2))
+        codes_file.check_path(tmp_path / "nowhere" / "codes.csv", [], (24, 2))
 
 
 def test_a_large_set_is_embedded_by_a_part_of_it():
@@ -384,7 +385,7 @@ def test_the_page_takes_every_kind_of_data(case, tmp_path, monkeypatch):
     assert path.name == parameters.get("codes", "codes.csv")
     read = {".csv": pd.read_csv, ".npy": np.load, ".parquet": pd.read_parquet}[path.suffix]
     written, names, m = read(path), page["chosen"], page["n_components"]
-    columns = comparison.code_columns(names, m)
+    columns = [f"{name}_z{place}" for name in names for place in range(1, m + 1)]
     if path.suffix == ".npy":
         assert written.shape == (page["N"], len(columns))
     else:
