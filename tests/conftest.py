@@ -22,8 +22,7 @@ def copy_sources(copy: Path) -> None:
     """What the book is made of, without executed pages: the checkout keeps its own."""
     skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "thumbnails")
     for name in ("book", "notebooks", "nrae_lib", "results"):
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, copy / name, ignore=skip)
+        shutil.copytree(ROOT / name, copy / name, ignore=skip)
     shutil.rmtree(copy / "book" / "notebooks", ignore_errors=True)
     for name in ("_config.yml", "requirements.lock"):
         shutil.copy(ROOT / name, copy)
@@ -41,11 +40,9 @@ def build_environment() -> dict[str, str]:
 
 def build(copy: Path) -> tuple[int, str]:
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "book/", "-n", "-W", "--keep-going"]
-    result = subprocess.run(
-        command, cwd=copy, env=build_environment(), text=True, timeout=1200,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    return result.returncode, re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=copy, env=build_environment(), timeout=1200, **both)
+    return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,14 @@ from run_notebooks import NotebookError, executed, run_stale_notebooks, why_stal
 
 from tests.conftest import PAGES, ROOT, build_environment
 
-# One transparent pixel, and another one.
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
-OTHER_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+NOTEBOOKS = run_notebooks.notebook_names(ROOT)
+ALL = {"learns", "compares", "draws", "alone"}  # what the fixture `project` has
 
 
-def write_notebook(root: Path, name: str, *sources: str, results: tuple[str, ...] = (), **declared) -> None:
+def write_notebook(root: Path, name: str, *sources: str, **declared) -> None:
     parameters = nbformat.v4.new_code_cell("preset = 'quick'", metadata={"tags": ["parameters"]})
     cells = [nbformat.v4.new_markdown_cell(f"# {name}"), parameters, *map(nbformat.v4.new_code_cell, sources)]
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"nrae": {"results": list(results), **declared}})
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"nrae": declared})
     (root / "notebooks").mkdir(exist_ok=True)
     nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
 
@@ -56,14 +55,9 @@ def project(tmp_path) -> Path:
     (tmp_path / "results" / "sine" / "run.json").write_text("{}")
     for name in ("learns", "draws", "alone"):
         write_notebook(tmp_path, name, "print(1)")
-    write_notebook(tmp_path, "compares", "print(1)", results=("sine",))
+    write_notebook(tmp_path, "compares", "print(1)", results=["sine"])
     pretend_all_ran(tmp_path)
     return tmp_path
-
-
-# --- Which pages are stale -----------------------------------------------------------------------------------------
-
-ALL = {"learns", "compares", "draws", "alone"}
 
 
 @pytest.mark.parametrize(
@@ -115,27 +109,12 @@ def test_what_else_makes_a_page_stale_and_what_does_not(project, monkeypatch):
     assert why_stale(project, "draws", "quick").startswith("missing")
 
 
-def test_pages_of_removed_notebooks_disappear(project):
-    (project / "notebooks" / "alone.ipynb").unlink()
-    assert run_stale_notebooks(project, "quick", say=lambda line: None) == []
-    assert not any(path.exists() for path in executed(project, "alone"))
-    assert all(path.exists() for path in executed(project, "draws"))
-
-
-NOTEBOOKS = run_notebooks.notebook_names(ROOT)
-
-
-# --- Running -------------------------------------------------------------------------------------------------------
-
-
 def test_notebooks_run_in_parallel_and_only_once(project):
     source = "import os, nrae_lib\nprint(preset, os.environ['OMP_NUM_THREADS'], nrae_lib.__file__)"
     write_notebook(project, "alone", source)
     write_notebook(project, "draws", source)
     for name, seconds in (("alone", 3), ("draws", 40)):
-        nbformat.write(
-            nbformat.v4.new_notebook(metadata={"papermill": {"duration": seconds}}), executed(project, name)[0]
-        )
+        executed(project, name)[0].write_text(json.dumps({"metadata": {"papermill": {"duration": seconds}}}))
     lines = []
     assert run_stale_notebooks(project, "quick", say=lines.append) == ["alone", "draws"]
     assert [line.split(":")[0] for line in lines if "started" in line] == ["  draws", "  alone"], "the longest first"
@@ -146,7 +125,9 @@ def test_notebooks_run_in_parallel_and_only_once(project):
     assert (preset, int(threads)) == ("quick", max(1, cores // min(2, cores)))
     assert library.startswith(str(project)), "the notebook must use the library beside it"
     assert str(project) not in json.dumps(page["metadata"]), "readers download this page"
+    (project / "notebooks" / "draws.ipynb").unlink()
     assert run_stale_notebooks(project, "quick", say=lines.append) == []
+    assert [any(path.exists() for path in executed(project, name)) for name in ("alone", "draws")] == [True, False]
 
 
 def test_a_failing_notebook_is_named_with_its_cell_a_dead_kernel_too_and_the_others_finish(project):
@@ -164,21 +145,19 @@ def test_a_failing_notebook_is_named_with_its_cell_a_dead_kernel_too_and_the_oth
     assert stale_pages(project) == {"alone", "compares"}
 
 
-def test_pages_about_the_others_wait_for_them(project):
-    """Under the paper preset `alone` fills a results folder; only then can `compares` be found stale, or shown."""
-    fills, shows = "open('results/sine/new.json', 'w').write('new')", "print(open('results/sine/new.json').read())"
-    write_notebook(project, "compares", shows, results=("sine",), after_others=True)
-    pretend_all_ran(project, "paper")
-    write_notebook(project, "alone", fills, results=("sine",))
-    assert stale_pages(project, "paper") == {"alone"}
-    assert run_stale_notebooks(project, "paper", say=lambda line: None) == ["alone", "compares"]
-    assert stale_pages(project, "paper") == set()
-
-
-def test_other_presets_do_not_take_in_results_that_appear_meanwhile(project):
-    write_notebook(project, "alone", "open('results/sine/new.json', 'w').write('new')", results=("sine",))
-    run_stale_notebooks(project, "quick", say=lambda line: None)
-    assert why_stale(project, "alone", "quick") == "stale: results/sine/new.json is new"
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_a_page_that_fills_a_results_folder(project, preset):
+    """Under the paper preset `alone` fills it and is fresh; only then can `compares` be found stale, or show the new file."""
+    write_notebook(
+        project, "compares", "print(open('results/sine/new.json').read())", results=["sine"], after_others=True
+    )
+    pretend_all_ran(project, preset)
+    write_notebook(project, "alone", "open('results/sine/new.json', 'w').write('new')", results=["sine"])
+    assert stale_pages(project, preset) == {"alone"}
+    assert run_stale_notebooks(project, preset, say=lambda line: None) == ["alone", "compares"]
+    found = why_stale(project, "alone", preset)
+    assert found == (None if preset == "paper" else "stale: results/sine/new.json is new")
+    assert why_stale(project, "compares", preset) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -228,20 +207,15 @@ def test_the_preset_comes_from_the_environment(monkeypatch):
 
 
 def test_the_marked_picture_becomes_the_thumbnail(project):
-    def shown(pixel, **metadata):
-        return nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=metadata)
-
     page, picture = executed(project, "alone")[0], project / "book" / "_static" / "thumbnails" / "alone.png"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[shown(PIXEL)])])
-    for expected in (PIXEL, OTHER_PIXEL):
-        nbformat.write(notebook, page)
+    cell = nbformat.v4.new_code_cell()
+    for pixels, metadata in ((b"first", {}), (b"marked", {"nrae": {"thumbnail": True}})):
+        shown = {"image/png": base64.b64encode(pixels).decode()}
+        cell.outputs.append(nbformat.v4.new_output("display_data", shown, metadata=metadata))
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), page)
         os.utime(page, (2e9, 2e9))  # newer than any picture
         run_notebooks.update_thumbnails(project)
-        assert picture.read_bytes() == base64.b64decode(expected)
-        notebook.cells[0].outputs.append(shown(OTHER_PIXEL, nrae={"thumbnail": True}))
-
-
-# --- The whole book ------------------------------------------------------------------------------------------------
+        assert picture.read_bytes() == pixels
 
 
 def test_every_page_about_the_library_exists_once_and_every_page_is_in_the_table_of_contents():
@@ -267,15 +241,12 @@ def test_book_builds_without_a_warning(built_book):
         assert (built_book.site / f"{page}.html").exists()
 
 
-def test_a_notebook_page_launches_its_source(built_book):
+def test_a_notebook_page_launches_its_source_and_the_site_is_complete_in_itself(built_book):
     page = (built_book.site / "notebooks" / "fig7_swissroll.html").read_text(encoding="utf-8")
     (launch,) = set(re.findall(r'href="(https://mybinder\.org/[^"]*)"', page))
     assert launch.startswith("https://mybinder.org/v2/gh/example/nrae/main?")
     assert launch.endswith("notebooks/fig7_swissroll.ipynb")
-
-
-def test_site_is_complete_in_itself(built_book):
-    """Nothing that a page loads by itself may come from outside; links that a reader clicks may."""
+    # Nothing that a page loads by itself may come from outside; links that a reader clicks may.
     loads = r"""<(?:script|img|iframe|link|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)"""
     for page in built_book.site.rglob("*.html"):
         assert not re.findall(loads, page.read_text(encoding="utf-8")), page.name

@@ -6,6 +6,8 @@ thread counts its processor time, so that waiting for a core counts nothing; on 
 device is idle. Data and neighbours are random, and the learning rate is zero: they decide no time.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import random
@@ -17,8 +19,8 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import pandas
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,9 @@ from nrae_lib.core.methods import Batch, Neighborhood, Objective, PhateTarget, P
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization, step
 from nrae_lib.paper import runtime
+
+if TYPE_CHECKING:
+    import pandas
 
 MNIST, TOY, WIDE = "MNIST 784-1000-500-250-2", "toy 2-512-512-512-1", "CelebA-sized 12288-512-128"
 Size = tuple[Network, int, int]  # network, features D, batch size
@@ -186,6 +191,8 @@ def take_turns(turns: dict, rounds: int, warm_up: bool = True) -> pandas.DataFra
         shuffle(order)
         for name in order:
             seconds[name].append(turns[name]())
+    import pandas
+
     return pandas.DataFrame({name: values[-rounds:] for name, values in seconds.items()})
 
 
@@ -283,6 +290,8 @@ def stored(kind: str) -> list[dict]:
 
 def times_of(measured: dict, name: str = MNIST) -> pandas.DataFrame:
     """Milliseconds of every contender (columns) in every round, at one size of a stored measurement of "methods"."""
+    import pandas
+
     return pandas.DataFrame({key: row["rounds"] for key, row in measured["networks"][name]["steps"].items()})
 
 

@@ -25,12 +25,17 @@ errors (five runs is what the paper has there), and uses the tests of ``paper.ru
 A run that is missing or has diverged makes what needs it "not run". Without any spread the numbers decide, a tie nothing.
 """
 
-import pandas
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from nrae_lib.paper import figures, images, runtime, tables
 from nrae_lib.paper.printed import Value, values
 from nrae_lib.paper.rules import STATUSES, trimmed
 from nrae_lib.paper.verdicts import Claim, Verdict, agree, load, save
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "save", "trimmed", "values",

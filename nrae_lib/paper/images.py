@@ -1,13 +1,18 @@
 """Claims about test errors of image sets: Figure 10 of the paper; sections 2.2 to 2.4 of the supplement."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 
 from nrae_lib.data.catalogue import IMAGE_SETS
 from nrae_lib.paper.rules import below_most, lower, steady
 from nrae_lib.paper.verdicts import BASELINES, NRAE, Claim, on_images
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def wide(frame: pandas.DataFrame, across: str, value: str, groups: dict | None = None) -> pandas.DataFrame:

@@ -4,15 +4,20 @@ A frame has one row per run, with method, seed and the measures. A run that is m
 every rule that compares its method "not run": it never helps a claim.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 from scipy import special, stats
 
 from nrae_lib.paper.printed import Value
+
+if TYPE_CHECKING:
+    import pandas
 
 ALPHA = 0.05
 MARGIN = 0.25  # of a printed value, or of the mean of two methods: what counts as the same

@@ -1,14 +1,19 @@
 """Claims about running time, Table 1 and Figure 1 of the supplement, and the numbers that they are about."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 
 from nrae_lib.core.methods import CATALOGUE
 from nrae_lib.paper.printed import spelled, values
 from nrae_lib.paper.rules import MARGIN, about, between
 from nrae_lib.paper.verdicts import NRAE, Claim
+
+if TYPE_CHECKING:
+    import pandas
 
 _table1 = partial(Claim, "supp_table1_runtime", "supplement 2.1, Table 1", unit="round")
 _fig1 = partial(Claim, "supp_fig1_runtime_scaling", "supplement 2.1, Figure 1", unit="round")
@@ -65,6 +70,8 @@ def step_frame(times: pandas.DataFrame) -> pandas.DataFrame:
     Arguments:
         times: of a step, one row per round and one column per contender: a method, or "method, way to compute it".
     """
+    import pandas
+
     found = []
     for condition, below, suffix in (
         ("library", "ae", ""),
@@ -88,6 +95,8 @@ def scaling_frame(measured: dict) -> pandas.DataFrame:
     Arguments:
         measured: "dimensions", "neighbors" and "full_jacobian" as :func:`nrae_lib.pages.timing.sweep` gives them.
     """
+    import pandas
+
     found = {}
     for part in ("dimensions", "neighbors", "full_jacobian"):
         times = {name: np.array(rounds) for name, rounds in measured.get(part, {}).get("milliseconds", {}).items()}

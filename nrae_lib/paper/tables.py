@@ -1,16 +1,21 @@
 """Claims about the convolutional networks: Tables 2 to 5, and Table 3 of the supplement."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 
 from nrae_lib.data.catalogue import IMAGE_SETS
 from nrae_lib.paper import rules
 from nrae_lib.paper.printed import spelled, values
 from nrae_lib.paper.verdicts import BASELINES, NRAE, Claim, on_images
+
+if TYPE_CHECKING:
+    import pandas
 
 ACROSS = "all sets"
 _NEGLIGIBLE = 0.1
