@@ -288,7 +288,7 @@ class Loaded(NamedTuple):
     """Points, and the values that colour them.
 
     Arguments:
-        points: (N, ...) float32, or float64 where needed (:func:`nrae_lib.read_points`).
+        points: (N, ...) float32, or float64 where needed (:func:`nrae_lib.own_data.files.read_points`).
         names: of the columns, or of the files of a folder of images; may be empty.
         labels: (N,) numbers or texts, or None.
     """
@@ -299,7 +299,7 @@ class Loaded(NamedTuple):
 
 
 def load(path: str | Path, key: str = "", columns: Sequence[str] = (), labels: str = "", min_points: int = 2) -> Loaded:
-    """Points from a file, as :func:`nrae_lib.read_points` reads them, and the labels that colour them.
+    """Points from a file, as :func:`nrae_lib.own_data.files.read_points` reads them, and the labels that colour them.
 
     Arguments:
         key, columns, min_points: as for ``read_points``; empty for none.
