@@ -22,7 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from nrae_lib import paper, runs
 from nrae_lib.core import methods
@@ -43,7 +44,6 @@ SIZES: dict[str, Size] = {
     WIDE: (Network((512,), 128, "relu", "sigmoid"), 12_288, 100),  # m · D is far above the limit of exact Jacobians
 }
 _POINTS = 500  # of the random data; more than the neighbours of any objective
-_mse = nn.functional.mse_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Formulation(Objective):
 
 
 def _plain(objective: Objective, batch: Batch, prepared: dict) -> Tensor:
-    return _mse(batch.model(batch.x), batch.x)
+    return mse_loss(batch.model(batch.x), batch.x)
 
 
 def _double_backward(objective: Objective, batch: Batch, prepared: dict) -> Tensor:
@@ -71,8 +71,7 @@ def _double_backward(objective: Objective, batch: Batch, prepared: dict) -> Tens
     takes for a neighbour of its own, and for one neighbour, by double backward passes, at order 2 one within another."""
     term, decoder, x = objective.reconstruction, batch.model.decoder, batch.x
     near = torch.stack([x, batch.rows(batch.near(prepared["reconstruction"], 1)[0])], 1)
-    code = batch.model.encoder(x)
-    repeated = code.repeat_interleave(2, 0)
+    repeated = (code := batch.model.encoder(x)).repeat_interleave(2, 0)
     direction = batch.model.encoder(near.flatten(0, 1)) - repeated
     jvp = partial(torch.autograd.functional.jvp, create_graph=True)
     if term.order == 1:
@@ -81,7 +80,7 @@ def _double_backward(objective: Objective, batch: Batch, prepared: dict) -> Tens
         first, second = jvp(lambda z: jvp(decoder, z, direction)[1], repeated, direction)
         change = first + second / 2
     centre, neighbour = (decoder(code)[:, None] + change.view(near.shape)).unbind(1)
-    return (_mse(centre, x) + term.neighbor_weight * _mse(neighbour, near[:, 1])) / 2
+    return (mse_loss(centre, x) + term.neighbor_weight * mse_loss(neighbour, near[:, 1])) / 2
 
 
 def formulations(neighbor_weight: float = 1.0) -> dict[str, Objective]:
@@ -177,12 +176,11 @@ def clock(device: str) -> float:
 
 
 def take_turns(turns: dict, rounds: int, warm_up: bool = True) -> pandas.DataFrame:
-    """Seconds, one row per round and one column per name: everyone takes one turn per round, in an order drawn for each.
+    """Seconds that the functions of ``turns`` return, one row per round and one column per name: everyone takes one turn
+    per round, in an order drawn for each. With ``warm_up`` a round that does not count comes first.
 
-    Arguments:
-        turns: name -> function that returns seconds, see :func:`turns`.
-        rounds: at least 1, or a ValueError says so.
-        warm_up: whether a round that does not count comes first.
+    Raises:
+        ValueError: for fewer than one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
@@ -242,14 +240,8 @@ def measure_steps(name: str, contenders: dict[str, Objective], rounds: int, devi
 
 
 def sweep(sizes: dict[int, Size], contenders: Callable[[int], dict[str, Objective]], rounds: int, device: str) -> dict:
-    """Time and memory of steps while one number varies; all numbers and contenders take turns in the same rounds.
-
-    Arguments:
-        sizes, contenders: the number -> the size, and function of the number.
-
-    Returns:
-        Plain data: ``values``; ``milliseconds``, name -> rounds of each value; ``peak_megabytes``, name -> one per value.
-    """
+    """Time and memory of steps while one number varies, on which sizes and contenders depend; all take turns in the same
+    rounds. Plain data: ``values``; ``milliseconds``, name -> rounds of each; ``peak_megabytes``, name -> one of each."""
     every = {(name, x): turn for x in sizes for name, turn in turns(sizes[x], contenders(x), device).items()}
     times, peaks = _measured(every, rounds, device)
     names = dict.fromkeys(name for name, _ in every)
