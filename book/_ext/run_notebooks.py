@@ -58,7 +58,7 @@ def ingredients(root: Path, name: str, preset: str) -> dict[str, str]:
     source = read(root / "notebooks" / f"{name}.ipynb")
     # Outputs left by a reader who ran the notebook in place decide nothing.
     cells = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in source["cells"]]
-    library = sorted(path for path in (root / "nrae_lib").rglob("*") if path.suffix in {".py", ".csv"})
+    library = sorted(path for path in (root / "nrae_lib").rglob("*") if path.suffix in {".py", ".csv", ".css", ".js"})
     decided_by = {
         "preset": preset,
         f"notebooks/{name}.ipynb": _hash([cells, declared(source)]),

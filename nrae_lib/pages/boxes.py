@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from nrae_lib.pages.plots import MANIFOLD_COLOUR, PAGE_STYLE, method_label
-from nrae_lib.pages.tables import display_html, escaped, text_table_html
+from nrae_lib.pages.tables import display_html, escaped, text_table
 
 _BOX = "border-left:4px solid {colour};background:rgba(128,128,128,.1);padding:.55em .9em;margin:.6em 0;color:inherit"
 
@@ -23,56 +23,39 @@ def provenance(results, already_stored=None):
     Raises:
         ValueError: there are no results.
     """
-    display_html(provenance_html(results, already_stored))
-
-
-def provenance_html(results, already_stored=None):
-    """The HTML of `provenance`."""
     results = list(results)
     if not results:
         raise ValueError("there are no results: give at least one")
-
-    def recorded(name, many):
-        values = sorted({str(result.provenance.get(name) or "not recorded") for result in results})
-        return values[0] if len(values) == 1 else f"{len(values)} different {many}: {', '.join(values)}"
-
-    runs = f"{len(results)}"
-    if already_stored is not None:
-        runs += f", of which {already_stored} were stored already"
     # JSON keeps one number per run; the median hides the slow first run of a fresh process.
     speeds = sorted(result.steps_per_second for result in results)
-    fingerprints = {}
-    for result in results:
-        fingerprints.setdefault(result.run.data, set()).add(str(result.provenance.get("fingerprint") or "not recorded"))
-    rows = [
-        ("runs", runs),
-        ("methods", ", ".join(method_label(name) for name in dict.fromkeys(result.run.method for result in results))),
-        ("seeds", _ranges({result.run.seed for result in results})),
-        ("device", recorded("device", "devices")),
-        ("threads", recorded("threads", "settings")),
-        ("training time", f"{_duration(sum(result.seconds for result in results))}, over all runs"),
-        ("speed", f"{speeds[len(speeds) // 2]:,.0f} steps per second (median of the runs)"),
-        ("nrae_lib", recorded("nrae_lib", "versions")),
-        ("torch", recorded("torch", "versions")),
-        ("python", recorded("python", "versions")),
-        ("git commit", recorded("commit", "commits")),
-        *([("trained", _alone(results))] if any(result.provenance.get("ensemble") for result in results) else []),
-        *((f"data: {name}", _fingerprints(values)) for name, values in fingerprints.items()),
-        ("date", recorded("date", "dates")),
-    ]
-    return text_table_html({name: {"": value} for name, value in rows}, "Where these numbers come from")
-
-
-def _alone(results):
     together = sum("ensemble" in result.provenance for result in results)
-    return f"{together} of {len(results)} in vectorized ensembles, which a run alone does not repeat bit for bit; to be trained anew"
+    rows = {
+        "runs": f"{len(results)}" + ("" if already_stored is None else f", of which {already_stored} were stored already"),
+        "methods": ", ".join(method_label(name) for name in dict.fromkeys(result.run.method for result in results)),
+        "seeds": _ranges({result.run.seed for result in results}),
+        "device": _recorded(results, "device", "devices"),
+        "threads": _recorded(results, "threads", "settings"),
+        "training time": f"{_duration(sum(result.seconds for result in results))}, over all runs",
+        "speed": f"{speeds[len(speeds) // 2]:,.0f} steps per second (median of the runs)",
+        "nrae_lib": _recorded(results, "nrae_lib", "versions"),
+        "torch": _recorded(results, "torch", "versions"),
+        "python": _recorded(results, "python", "versions"),
+        "git commit": _recorded(results, "commit", "commits"),
+        "trained": f"{together} of {len(results)} in vectorized ensembles, which a run alone does not repeat bit for bit; to "
+        "be trained anew" if together else "",
+    }  # fmt: skip
+    for name in dict.fromkeys(result.run.data for result in results):
+        # Every draw of noise has its own fingerprint: ten of them say less than three and a count.
+        drawn = [result for result in results if result.run.data == name]
+        rows[f"data: {name}"] = _recorded(drawn, "fingerprint", "fingerprints", most=3)
+    rows["date"] = _recorded(results, "date", "dates")
+    text_table({name: {"": value} for name, value in rows.items() if value}, "Where these numbers come from")
 
 
-def _fingerprints(values):
-    # Every draw of noise has its own fingerprint: ten of them say less than one and a count.
-    values = sorted(values)
-    shown = ", ".join(values[:3]) + (", …" if len(values) > 3 else "")
-    return shown if len(values) == 1 else f"{len(values)} different fingerprints: {shown}"
+def _recorded(results, name, many, most=1000):
+    values = sorted({str(result.provenance.get(name) or "not recorded") for result in results})
+    shown = ", ".join(values[:most]) + (", …" if len(values) > most else "")
+    return shown if len(values) == 1 else f"{len(values)} different {many}: {shown}"
 
 
 def _ranges(numbers):
@@ -111,19 +94,14 @@ def verdicts(items):
     Raises:
         ValueError: an unknown status.
     """
-    display_html(verdicts_html(items))
-
-
-def verdicts_html(items):
-    """The HTML of `verdicts`."""
     boxes = []
     for item in items:
         if item.status not in _VERDICTS:
             raise ValueError(f"unknown status {item.status!r}; it must be one of: {', '.join(_VERDICTS)}")
-        symbol, colour = _VERDICTS[item.status]
-        claim = item.claim
+        (symbol, colour), claim = _VERDICTS[item.status], item.claim
+        place = re.sub(r"[^\w.]+", "-", f"claim-{claim.identifier}-{item.condition}").strip("-")
         boxes.append(
-            f'<div class="nrae-verdict" id="{_slug(claim.identifier, item.condition)}" style="{_BOX.format(colour=colour)}">'
+            f'<div class="nrae-verdict" id="{place}" style="{_BOX.format(colour=colour)}">'
             f'<div><span aria-hidden="true" style="color:{colour};font-weight:700">{symbol}</span>'
             f" <strong>{escaped(item.status.capitalize())}</strong>"
             f' <span style="opacity:.8">({escaped(item.condition)}, preset {escaped(item.preset)};'
@@ -131,22 +109,13 @@ def verdicts_html(items):
             f'<div style="margin:.25em 0">Claim: {escaped(claim.text)}</div>'
             f"<div>{escaped(item.statistics)}</div></div>"
         )
-    return f"<style>{PAGE_STYLE}</style>" + "".join(boxes)
-
-
-def _slug(identifier, condition):
-    return "claim-" + re.sub(r"[^\w.]+", "-", f"{identifier}-{condition}").strip("-")
+    display_html(f"<style>{PAGE_STYLE}</style>" + "".join(boxes))
 
 
 def banner(text):
     """Display a box that says what this page cut, e.g. "quick preset: 3 of 10 noise draws"."""
-    display_html(banner_html(text))
-
-
-def banner_html(text):
-    """The HTML of `banner`."""
-    style = _BOX.format(colour=MANIFOLD_COLOUR)
-    return f'<style>{PAGE_STYLE}</style><div class="nrae-banner" role="note" style="{style}">{escaped(text)}</div>'
+    box = f'<div class="nrae-banner" role="note" style="{_BOX.format(colour=MANIFOLD_COLOUR)}">{escaped(text)}</div>'
+    display_html(f"<style>{PAGE_STYLE}</style>{box}")
 
 
 def download(frame, filename):
@@ -159,11 +128,6 @@ def download(frame, filename):
     Raises:
         ValueError: any other file name.
     """
-    display_html(download_html(frame, filename))
-
-
-def download_html(frame, filename):
-    """The HTML of `download`."""
     if not filename.endswith(".csv") or any(sign in filename for sign in '/\\:*?"<>|'):
         raise ValueError(f"{filename!r} is not a plain file name ending in .csv")
     numbered = frame.index.name is None and list(frame.index) == list(range(len(frame)))
@@ -171,7 +135,7 @@ def download_html(frame, filename):
     text = frame.to_csv(index=not numbered)
     data = base64.b64encode(text.encode()).decode()
     size = f"{len(text) / 1000:.0f} kB" if len(text) >= 1000 else f"{len(text)} bytes"
-    return (
+    display_html(
         f'<style>{PAGE_STYLE}</style><a class="nrae-download" download="{escaped(filename)}"'
         f' href="data:text/csv;charset=utf-8;base64,{data}">'
         f"Download {escaped(filename)}</a> ({len(frame)} rows, {size})"
@@ -187,16 +151,12 @@ def papermill_command(notebook, **parameters):
     """
     from IPython.display import Markdown, display
 
-    display(Markdown(f"```bash\n{papermill_command_text(notebook, **parameters)}\n```\n\n{memory_text()}"))
-
-
-def papermill_command_text(notebook, **parameters):
-    """The command of `papermill_command`, quoted for a shell."""
     words = ["papermill", notebook, "out.ipynb"]
     for name, value in parameters.items():
         # -p reads "3" as a number and "None" as nothing; -r keeps a text a text.
-        words += ["-r" if isinstance(value, str) and _reads_as_value(value) else "-p", name, str(value)]
-    return shlex.join(words)
+        misread = isinstance(value, str) and re.match(r"[-+.\d]|true|false|none|nan|inf", value, re.IGNORECASE)
+        words += ["-r" if misread else "-p", name, str(value)]
+    display(Markdown(f"```bash\n{shlex.join(words)}\n```\n\n{memory_text()}"))
 
 
 def memory_text():
@@ -211,11 +171,3 @@ def memory_text():
     if torch and torch.cuda.is_available():
         text += f", and {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB on the GPU since its last training began"
     return text + "."
-
-
-def _reads_as_value(text):
-    try:
-        float(text)
-    except ValueError:
-        return text in ("True", "False", "None")
-    return True

@@ -1,35 +1,13 @@
-"""Tables of a page, by pandas' Styler: numbers of several methods with their ranks, and texts.
-
-Each display function has a pure half, `..._html`, which makes the text and is what the tests read. All text from
-outside is escaped.
-"""
+"""Tables of a page, by pandas' Styler: numbers of several methods with their ranks, and texts. All text is escaped."""
 
 import html
 import math
+import re
+from pathlib import Path
 
 from nrae_lib.pages.plots import PAGE_STYLE, method_label
 
-# A heading that stays in place while the table scrolls below it must hide what passes, so it takes the page's colour
-# under the names that the book, JupyterLab, Colab and VS Code give it.
-_STYLE = (
-    PAGE_STYLE
-    + ".nrae-table-box{overflow-x:auto;margin:.3em 0}"
-    + ".nrae-table-box table.nrae-table{border-collapse:collapse;margin:0;width:auto;color:inherit;font-size:.92em}"
-    + ".nrae-table-box .nrae-table :is(th,td){padding:.35em .6em;border:0;border-bottom:1px solid rgba(128,128,128,.35);"
-    "color:inherit;background:transparent;white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums}"
-    + ".nrae-table-box .nrae-table th{font-weight:600}"
-    + ".nrae-table-box .nrae-table tbody th{text-align:left;white-space:normal;min-width:min(8em,30vw);max-width:16em;"
-    "position:sticky;left:0;background:var(--pst-color-background,var(--jp-layout-color0,"
-    "var(--colab-primary-surface-color,var(--vscode-editor-background,transparent))))}"
-    + ".nrae-table-caption{opacity:.85;margin-top:.6em}"
-    + ".nrae-table-box .nrae-spread{display:block;font-size:.85em;font-weight:400;opacity:.85}"
-    + ".nrae-table-box .nrae-table-text :is(td,th){text-align:left;white-space:normal;overflow-wrap:break-word;min-width:6em}"
-    + ".nrae-table-box .nrae-table td.best{font-weight:700;background:rgba(224,105,10,.24)}"
-    + ".nrae-table-box .nrae-table td.second{text-decoration:underline;background:rgba(47,128,216,.2)}"
-    + ".nrae-table-notes{font-size:.85em;opacity:.85;margin:.3em 0 .8em}"
-    + ".nrae-table-notes b{font-weight:700;background:rgba(224,105,10,.24);padding:0 .3em}"
-    + ".nrae-table-notes u{background:rgba(47,128,216,.2);padding:0 .3em}"
-)
+_STYLE = PAGE_STYLE + (Path(__file__).parent / "tables.css").read_text(encoding="utf-8")
 
 
 def comparison_table(rows, columns, caption, lower_is_better=True, digits=2, missing="not run"):
@@ -49,26 +27,21 @@ def comparison_table(rows, columns, caption, lower_is_better=True, digits=2, mis
     Raises:
         ValueError: a row names a column that the table does not have.
     """
-    display_html(comparison_table_html(rows, columns, caption, lower_is_better, digits, missing))
-
-
-def comparison_table_html(rows, columns, caption, lower_is_better=True, digits=2, missing="not run"):
-    """The HTML of `comparison_table`."""
     columns, footnotes, cells, marks = list(columns), [], {}, {}
     for label, row in rows.items():
         for name in row:
             if name not in columns:
                 raise ValueError(f"row {label!r} names {name!r}; the columns are: {', '.join(columns)}")
-        printed = {name: _printed(row.get(name), digits, missing) for name in columns}
-        marks[label] = _ranks(
-            {name: value for name, (value, _, _) in printed.items() if value is not None}, lower_is_better
-        )
-        footnotes += [reason for _, _, reason in printed.values() if reason]
-        footnotes = list(dict.fromkeys(footnotes))
-        cells[label] = {
-            name: f"–<sup>{footnotes.index(reason) + 1}</sup>" if reason else text
-            for name, (_, text, reason) in printed.items()
-        }
+        cells[label], numbers = {}, {}
+        for name in columns:
+            number, text = _printed(row.get(name), digits, missing)
+            if number is None:
+                footnotes += [text] if text not in footnotes else []
+                text = f"–<sup>{footnotes.index(text) + 1}</sup>"
+            else:
+                numbers[name] = number
+            cells[label][name] = text
+        marks[label] = _ranks(numbers, lower_is_better)
     notes = [f"<sup>{place}</sup> {escaped(reason)}" for place, reason in enumerate(footnotes, 1)]
     if any(marks.values()):
         direction = "lower" if lower_is_better else "higher"
@@ -76,23 +49,20 @@ def comparison_table_html(rows, columns, caption, lower_is_better=True, digits=2
     # Ten methods fit the book's text column only in a smaller type.
     size = "font-size:.8em" if len(columns) > 7 else ""
     table = _table(cells, columns, caption, "nrae-table", size, marks=marks)
-    return table + (f'<div class="nrae-table-notes">{"; ".join(notes)}</div>' if notes else "")
+    display_html(table + (f'<div class="nrae-table-notes">{"; ".join(notes)}</div>' if notes else ""))
 
 
 def _printed(cell, digits, missing):
-    """(number as printed, HTML text, reason why there is none) of one cell."""
+    """(number as printed, its HTML), or (None, the reason why there is none), of one cell."""
     if isinstance(cell, str):
-        return None, "", cell
+        return None, cell
     mean, deviation = cell if isinstance(cell, (tuple, list)) else (cell, None)
     if mean is None or not math.isfinite(mean):
-        return None, "", missing
+        return None, missing
     text = f"{mean:.{digits}f}"
-    spread = (
-        ""
-        if deviation is None or not math.isfinite(deviation)
-        else (f' <span class="nrae-spread">± {deviation:.{digits}f}</span>')
-    )
-    return float(text), text.replace("-", "−") + spread, None
+    known = deviation is not None and math.isfinite(deviation)
+    spread = f' <span class="nrae-spread">± {deviation:.{digits}f}</span>' if known else ""
+    return float(text), text.replace("-", "−") + spread
 
 
 def _ranks(numbers, lower_is_better):
@@ -150,20 +120,15 @@ def _table(cells, columns, caption, classes, size="", head=None, marks=None):
     def framed(content):
         return pandas.DataFrame.from_dict(content, orient="index", columns=columns, dtype=object)
 
-    styler = (
-        framed(cells)
-        .style.format_index(head or escaped)
-        .format_index(head or (lambda name: escaped(method_label(name))), axis=1)
-    )
+    styler = framed(cells).style.format_index(head or escaped)
+    styler = styler.format_index(head or (lambda name: escaped(method_label(name))), axis=1)
     if marks:
         styler = styler.set_td_classes(framed(marks).fillna(""))
     styler.uuid, styler.cell_ids = "", False
-    attributes = f'class="{classes}" aria-label="{escaped(caption)}"' + (f' style="{size}"' if size else "")
-    table = styler.to_html(table_attributes=attributes)
+    table = styler.to_html(table_attributes=f'class="{classes}" aria-label="{escaped(caption)}" style="{size}"')
     # Several tables stand on a page, so none may have an id; and headings say what they head.
-    for before, after in (('<style type="text/css">\n</style>\n', ""), (' id="T_"', ""), ("<th class=\"row", '<th scope="row" class="row'),
-                          ("<th class=\"col", '<th scope="col" class="col')):  # fmt: skip
-        table = table.replace(before, after)
+    table = table.replace(' id="T_"', "").replace('<style type="text/css">\n</style>\n', "")
+    table = re.sub(r'<th class="(row|col)', r'<th scope="\1" class="\1', table)
     # The caption stays outside the box, or a phone would cut it with the table. The keyboard can scroll a box only if
     # it can stop there.
     return (

@@ -1,8 +1,5 @@
-"""Neighbourhoods of a learned curve, their pictures, and the walk along a latent line."""
+"""Neighbourhoods of a learned curve, and their pictures."""
 
-import json
-import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,43 +117,6 @@ def test_dotted_lines_join_neighbours_and_their_reconstructions():
     assert figure.narrow is None and first.get_xlabel() == "a note"
     with pytest.raises(ValueError, match="graph and near of 'ae' must have shapes"):
         plots.neighborhood_reconstructions({"ae": one | {"near": one["near"][:, :2]}})
-
-
-def test_latent_walk_holds_one_place_of_the_slider_for_every_point():
-    one = {name: panel()[name] for name in ("train", "curve")}
-    text = plots.latent_walk_html({"ae": one, "nrae_q": one}, truth=one["train"], alt="a <walk>")
-    assert 'max="199" value="0"' in text and "code at 0%" in text and "code at 100%" in text
-    assert "a &lt;walk&gt;" in text and "http" not in text and len(text) < 60_000
-    setup = json.loads(re.search(r"const setup = (\{.*?\});\n", text)[1])
-    assert setup["still"] and [entry["title"] for entry in setup["panels"]] == ["AE", "NRAE-Q"]
-    with pytest.raises(ValueError, match="equally many points, not 100, 200"):
-        plots.latent_walk_html({"ae": one, "nrae_q": one | {"curve": one["curve"][::2]}})
-
-
-def test_the_dot_walks_in_a_browser(tmp_path):
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not executable:
-        pytest.skip("there is no Chromium")
-    from playwright.sync_api import sync_playwright
-
-    one = {name: panel()[name] for name in ("train", "curve")}
-    html = plots.latent_walk_html({"ae": one}, truth=one["train"])
-    (tmp_path / "page.html").write_text(f"<!doctype html><meta charset=utf-8><body>{html}</body>", encoding="utf-8")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        problems = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto((tmp_path / "page.html").as_uri())
-        page.locator("canvas[style*=height]").wait_for()
-        slider, drawing = page.locator("input[type=range]"), "document.querySelector('canvas').toDataURL()"
-        for key, label in (("ArrowRight", "code at 1%"), ("End", "code at 100%")):
-            before = page.evaluate(drawing)
-            slider.press(key)
-            page.wait_for_function("before => " + drawing + " !== before", arg=before)
-            assert page.locator(".nrae-scrubber-step").inner_text() == label
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390 and problems == []
-        browser.close()
 
 
 def test_claims_of_the_drawings_judge_numbers_that_are_clear():

@@ -28,7 +28,7 @@ GOOD = {"method": "all", "preset": "quick", "seeds": 3, "rate": 1, "show_all": F
 
 
 def plain(html):
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", "", html))
+    return re.sub(r"\s+", " ", re.sub(r"(?s)<style>.*?</style>|<[^>]*>", "", html))
 
 
 def test_good_parameters_pass_beside_everything_a_notebook_holds():
@@ -83,29 +83,29 @@ def cell_classes(html):
     return [re.findall(r'<td class="data row\d+ col\d+ ?(\w*)"', row) for row in body.split("</tr>")[:-1]]
 
 
-def test_comparison_table_marks_what_prints_alike_alike():
+def test_comparison_table_marks_what_prints_alike_alike(shown):
     rows = {
         "paper": {"ae": (1.90, 0.23), "dae": 1.09, "nrae_l": (0.292, 0.06), "nrae_q": (0.288, 0.07)},
         "ours": {"ae": float("nan"), "dae": None, "nrae_l": "diverged <twice>"},
         "one": {"ae": 2.0},
     }
-    html = pages.comparison_table_html(rows, AVAILABLE, "MSE × 100")
+    html = shown(pages.comparison_table, rows, AVAILABLE, "MSE × 100")
     assert cell_classes(html) == [["", "second", "best", "best"], [""] * 4, [""] * 4]
     text = plain(html)
     assert "1.90 ± 0.23" in text and "NRAE-Q" in text and "lower is better" in text
     # Three reasons "not run" share one footnote, the fourth has its own.
     assert "–1 –1 –2 –1" in text and "1 not run; 2 diverged &lt;twice&gt;" in text
-
-
-def test_comparison_table_where_higher_is_better_and_without_notes():
-    html = pages.comparison_table_html(
-        {"psnr": {"ae": 20.19, "dae": 20.69, "nrae_l": -1}}, AVAILABLE[:3], "PSNR", False, 1
-    )
+    numbers = {"psnr": {"ae": 20.19, "dae": 20.69, "nrae_l": -1}}
+    html = shown(pages.comparison_table, numbers, AVAILABLE[:3], "PSNR", False, 1)
     assert cell_classes(html) == [["second", "best", ""]]
     assert "−1.0" in html and "higher is better" in html
-    assert '<div class="nrae-table-notes">' not in pages.comparison_table_html({"a": {"ae": 1.0}}, ["ae"], "x")
+    html = shown(pages.comparison_table, {"a": {"ae": 1.0}}, ["ae"], "x <y>")
+    assert (
+        '<div class="nrae-table-notes">' not in html and 'role="region" aria-label="x &lt;y&gt;" tabindex="0"' in html
+    )
+    assert html.index("nrae-table-caption") < html.index('<div class="nrae-table-box"'), "a phone scrolls the box alone"
     with pytest.raises(ValueError, match="row 'a' names 'vae'; the columns are: ae"):
-        pages.comparison_table_html({"a": {"vae": 1.0}}, ["ae"], "x")
+        pages.comparison_table({"a": {"vae": 1.0}}, ["ae"], "x")
 
 
 def result(method="ae", seed=0, commit="abc", **changes):
@@ -115,25 +115,21 @@ def result(method="ae", seed=0, commit="abc", **changes):
     return SimpleNamespace(run=run, provenance=recorded | changes, seconds=60.0, steps_per_second=1500.0 + seed)
 
 
-def test_provenance_groups_what_differs():
+def test_provenance_groups_what_differs(shown):
     results = [result(seed=seed, commit="def + uncommitted changes" if seed else "abc") for seed in (0, 1, 2, 5)]
-    text = plain(pages.provenance_html(results, already_stored=3))
+    text = plain(shown(pages.provenance, results, already_stored=3))
     for expected in (
         "runs 4, of which 3 were stored already", "seeds 0–2, 5", "device CPU", "training time 4 min, over all runs",
         "2 different commits: abc, def + uncommitted changes", "4 different fingerprints: f0, f1, f2, …",
         "1,502 steps per second",
     ):  # fmt: skip
         assert expected in text
-    assert "stored already" not in pages.provenance_html(results)
-    assert "device not recorded" in plain(pages.provenance_html([result(device=None)]))
-    with pytest.raises(ValueError, match="no results"):
-        pages.provenance_html([])
-
-
-def test_provenance_says_what_was_trained_in_ensembles():
-    text = plain(pages.provenance_html([result(seed=0), result(seed=1, ensemble="10")]))
+    text = plain(shown(pages.provenance, [result(device=None)]))
+    assert "stored already" not in text and "ensembles" not in text and "device not recorded" in text
+    text = plain(shown(pages.provenance, [result(seed=0), result(seed=1, ensemble="10")]))
     assert "trained 1 of 2 in vectorized ensembles" in text
-    assert "ensembles" not in pages.provenance_html([result()])
+    with pytest.raises(ValueError, match="no results"):
+        pages.provenance([])
 
 
 def verdict(status, text="Claim"):
@@ -143,84 +139,53 @@ def verdict(status, text="Claim"):
     )
 
 
-def test_verdicts_say_it_in_words_and_symbols():
-    html = pages.verdicts_html(
-        [verdict("reproduced"), verdict("not reproduced", "<script>"), verdict("inconclusive"), verdict("not run")]
-    )
-    text = plain(html)
-    for expected in (
-        "✓ Reproduced",
-        "✗ Not reproduced",
-        "? Inconclusive",
-        "○ Not run",
-        "0.29 &lt; 1.90",
-        "(released code, preset quick",
-    ):
-        assert expected in text
+def test_verdicts_say_it_in_words_and_symbols(shown):
+    items = [verdict("reproduced"), verdict("not reproduced", "<script>"), verdict("inconclusive"), verdict("not run")]
+    html = shown(pages.verdicts, items)
+    words = ("✓ Reproduced", "✗ Not reproduced", "? Inconclusive", "○ Not run")
+    for expected in (*words, "0.29 &lt; 1.90", "(released code, preset quick"):
+        assert expected in plain(html)
     assert "<script>" not in html and 'id="claim-fig4-released-code"' in html
     assert len(set(re.findall(r"border-left:4px solid (#\w+)", html))) == 4
     with pytest.raises(ValueError, match="unknown status 'maybe'; it must be one of: reproduced, not reproduced"):
-        pages.verdicts_html([verdict("maybe")])
+        pages.verdicts([verdict("maybe")])
 
 
-def test_text_table_keeps_columns_in_line_and_escapes():
-    html = pages.text_table_html({"AE": {"paper": "–"}, "NRAE-L": {"released": "λ <b> 2", "paper": 1}}, "Options")
-    words = ["Options", "&nbsp;", "paper", "released", "AE", "–", "NRAE-L", "1", "λ", "&lt;b&gt;", "2"]
-    assert plain(html).split() == words
+def test_text_tables_keep_columns_in_line_and_banners_and_tables_escape(shown):
+    html = shown(pages.text_table, {"AE": {"paper": "–"}, "NRAE-L": {"released": "λ <b> 2", "paper": 1}}, "Options")
+    assert " ".join(plain(html).split()) == "Options &nbsp; paper released AE – NRAE-L 1 λ &lt;b&gt; 2"
     assert 'scope="row"' in html and 'scope="col"' in html and " id=" not in html
     assert html.count("<td ") == 4  # one of them empty
+    assert "a &lt;b&gt; &amp; c" in shown(pages.banner, "a <b> & c")
 
 
-def test_banner_escapes():
-    assert "a &lt;b&gt; &amp; c" in pages.banner_html("a <b> & c")
-
-
-def test_download_gives_back_the_same_numbers(tmp_path, monkeypatch):
+def test_download_gives_back_the_same_numbers(shown, tmp_path, monkeypatch):
     pandas = pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
     frame = pandas.DataFrame({"method": ["ae", 'ä, "b"'], "mse": [1 / 3, 1e-17]})
-    html = pages.download_html(frame, "table1.csv")
-    content = base64.b64decode(re.search(r"base64,([^\"]*)", html)[1])
-    pandas.testing.assert_frame_equal(pandas.read_csv(io.BytesIO(content)), frame, check_exact=True)
+
+    def content(html):
+        return base64.b64decode(re.search(r"base64,([^\"]*)", html)[1])
+
+    html = shown(pages.download, frame, "table1.csv")
+    pandas.testing.assert_frame_equal(pandas.read_csv(io.BytesIO(content(html))), frame, check_exact=True)
     assert 'class="nrae-download" download="table1.csv"' in html and "(2 rows, " in html
     assert list(tmp_path.iterdir()) == []
-    named = frame.set_index("method")
-    assert base64.b64decode(re.search(r"base64,([^\"]*)", pages.download_html(named, "a.csv"))[1]).startswith(
-        b"method,mse"
-    )
+    assert content(shown(pages.download, frame.set_index("method"), "a.csv")).startswith(b"method,mse")
     for filename in ("../a.csv", "a.txt", 'a".csv'):
         with pytest.raises(ValueError, match=r"plain file name ending in \.csv"):
-            pages.download_html(frame, filename)
+            pages.download(frame, filename)
 
 
-def test_papermill_command_is_quoted_and_keeps_types():
-    text = pages.papermill_command_text(
-        "notebooks/a b.ipynb", method="ae,nrae_q", seeds=3, quick=True, tag="3", note="it's"
-    )
-    assert shlex.split(text) == [
+def test_papermill_command_is_quoted_and_keeps_types(shown):
+    given = {"method": "ae,nrae_q", "seeds": 3, "quick": True, "tag": "3", "none": "None", "note": "it's"}
+    text = shown(pages.papermill_command, "notebooks/a b.ipynb", **given)
+    command, rest = re.fullmatch(r"```bash\n(.*)\n```\n\n(.*)", text).groups()
+    assert shlex.split(command) == [
         "papermill", "notebooks/a b.ipynb", "out.ipynb", "-p", "method", "ae,nrae_q", "-p", "seeds", "3",
-        "-p", "quick", "True", "-r", "tag", "3", "-p", "note", "it's",
+        "-p", "quick", "True", "-r", "tag", "3", "-r", "none", "None", "-p", "note", "it's",
     ]  # fmt: skip
-
-
-def test_display_functions_display_once_and_return_nothing(monkeypatch):
-    import IPython.display
-    import pandas
-
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    calls = [
-        lambda: pages.comparison_table({"a": {"ae": 1.0}}, ["ae"], "caption"),
-        lambda: pages.text_table({"a": {"b": 1}}, "Options"),
-        lambda: pages.provenance([result()]),
-        lambda: pages.verdicts([verdict("reproduced")]),
-        lambda: pages.banner("text"),
-        lambda: pages.download(pandas.DataFrame({"a": [1]}), "a.csv"),
-        lambda: pages.papermill_command("notebooks/a.ipynb", seeds=1),
-    ]
-    assert [call() for call in calls] == [None] * len(calls)
-    assert len(shown) == len(calls)
-    assert shown[-1].data.startswith("```bash\npapermill notebooks/a.ipynb out.ipynb -p seeds 1\n```\n\nPeak memory")
+    assert rest.startswith("Peak memory")
 
 
 def test_the_peak_memory_is_that_of_the_process():

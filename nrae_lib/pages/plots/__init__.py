@@ -1,14 +1,11 @@
 """One style for every picture of the book, and one function per kind of picture.
 
-A picture is built as a matplotlib Figure and handed to `show`, which puts it on the page as inline SVG whose text
-follows the page's light or dark mode. `scrubber` shows how a learned manifold moves during training.
-
-Importing this package needs numpy only; matplotlib, pandas and IPython are imported where they are used.
+A picture is a matplotlib Figure, which `show` puts on the page as SVG that follows its light or dark mode. Importing this
+package needs numpy only; matplotlib, pandas and IPython are imported where they are used.
 """
 
-from nrae_lib.pages.plots.animation import latent_walk, latent_walk_html, scrubber, scrubber_html
-from nrae_lib.pages.plots.curves import LOCAL_COLOUR, latent_order, learned_curves, neighborhood_reconstructions
-from nrae_lib.pages.plots.images import best_and_worst, image_rows, image_slider, image_slider_html, mosaic
+from nrae_lib.pages.plots.curves import latent_order, learned_curves, neighborhood_reconstructions
+from nrae_lib.pages.plots.images import best_and_worst, image_rows
 from nrae_lib.pages.plots.latent import CYCLIC_COLOURS, code_circles, code_planes, curvature_fields, latent_grids
 from nrae_lib.pages.plots.many_runs import mean_and_deviation, per_seed, search_grid
 from nrae_lib.pages.plots.own_data import (
@@ -20,6 +17,7 @@ from nrae_lib.pages.plots.own_data import (
     point_reconstructions,
 )
 from nrae_lib.pages.plots.runtime import cost_chart, scaling
+from nrae_lib.pages.plots.sliders import image_slider, latent_walk, scrubber
 from nrae_lib.pages.plots.style import (
     MANIFOLD_COLOUR,
     METHOD_COLOURS,
@@ -36,11 +34,10 @@ from nrae_lib.pages.plots.style import (
 from nrae_lib.pages.plots.sweeps import dot_rows, sweep
 
 __all__ = [
-    "CATEGORY_COLOURS", "CYCLIC_COLOURS", "LOCAL_COLOUR", "MANIFOLD_COLOUR", "METHOD_COLOURS", "ORDER_COLOURS",
-    "PAGE_STYLE", "SAMPLE_COLOUR", "best_and_worst", "code_circles", "code_planes", "codes_of_points", "cost_chart",
-    "curvature_fields", "dot_rows", "feature_errors", "figure_html", "fold_errors", "image_reconstructions",
-    "image_rows", "image_slider", "image_slider_html", "latent_grids", "latent_order", "latent_walk",
-    "latent_walk_html", "learned_curves", "mean_and_deviation", "method_colour", "method_label", "mosaic",
-    "neighborhood_reconstructions", "per_seed", "point_reconstructions", "relative_luminance", "scaling", "scrubber",
-    "scrubber_html", "search_grid", "show", "style", "sweep",
+    "CATEGORY_COLOURS", "CYCLIC_COLOURS", "MANIFOLD_COLOUR", "METHOD_COLOURS", "ORDER_COLOURS", "PAGE_STYLE",
+    "SAMPLE_COLOUR", "best_and_worst", "code_circles", "code_planes", "codes_of_points", "cost_chart",
+    "curvature_fields", "dot_rows", "feature_errors", "figure_html", "fold_errors", "image_reconstructions", "image_rows",
+    "image_slider", "latent_grids", "latent_order", "latent_walk", "learned_curves", "mean_and_deviation",
+    "method_colour", "method_label", "neighborhood_reconstructions", "per_seed", "point_reconstructions",
+    "relative_luminance", "scaling", "scrubber", "search_grid", "show", "style", "sweep",
 ]  # fmt: skip

@@ -4,31 +4,12 @@ import math
 
 import numpy as np
 
-from nrae_lib.pages.plots.panels import (
-    aspect,
-    bare,
-    choose_columns,
-    legend_below,
-    limits_of,
-    not_empty,
-    page_width,
-    points_of,
-    small_multiples,
-    with_narrow,
-)
-from nrae_lib.pages.plots.style import (
-    MANIFOLD_COLOUR,
-    ORDER_COLOURS,
-    SAMPLE_COLOUR,
-    _mappable,
-    _new_figure,
-    method_label,
-    style,
-)
+from nrae_lib.pages.plots.panels import colour_bar, legend_below, limits_of, not_empty, points_of, small_multiples
+from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, ORDER_COLOURS, SAMPLE_COLOUR
 
 # The paper's red is too near to the orange of the learned manifold for many eyes.
 LOCAL_COLOUR = "#8a5fd6"
-_DASHED = (0, (4, 3))
+_DASHED, _DOTTED = (0, (4, 3)), (0, (1, 1.5))
 
 
 def learned_curves(panels, truth=None, columns=None):
@@ -53,15 +34,19 @@ def learned_curves(panels, truth=None, columns=None):
         if truth is not None:
             axis.plot(*truth.T, color="black", linewidth=1.1, linestyle=_DASHED, alpha=0.75, label="truth")
 
-    limits = limits_of([panel["train"] for panel in not_empty(panels).values()] + ([] if truth is None else [truth]))
+    limits = limits_of(_samples(panels, truth))
     return small_multiples(panels, draw, limits, columns, lambda figure, axes, _: legend_below(figure, axes[0]))
+
+
+def _samples(panels, truth=None):
+    return [panel["train"] for panel in not_empty(panels).values()] + ([] if truth is None else [truth])
 
 
 def _draw_samples(axis, train):
     axis.plot(*train.T, "o", color=SAMPLE_COLOUR, markersize=4.2, markeredgewidth=0, alpha=0.85, label="noisy samples")
 
 
-def neighborhood_reconstructions(panels, truth=None, columns=None):
+def neighborhood_reconstructions(panels, truth=None):
     """Figures 2 and 3 of the paper: neighbours, their local reconstructions, and the distances between them.
 
     Arguments:
@@ -69,11 +54,19 @@ def neighborhood_reconstructions(panels, truth=None, columns=None):
             their local reconstructions, "local": (n, l, 2) the local approximations, "chosen": indices of the centres that
             are drawn, "note": str, optional}.
         truth: (p, 2), the noise-free curve, dashed; optional.
-        columns: pictures per row; chosen from their number when None.
 
     Returns:
         Figure: all pictures share their limits, set by the samples and the truth: what lies beyond is cut.
+
+    Raises:
+        ValueError: `graph` and `near` do not fit each other or `train`.
     """
+    for title, panel in not_empty(panels).items():
+        count, graph, near = len(panel["train"]), panel["graph"].shape, panel["near"].shape
+        if len(graph) != 2 or graph[0] != count or near != (*graph, 2):
+            raise ValueError(
+                f"graph and near of {title!r} must have shapes ({count}, k) and ({count}, k, 2), not {graph} and {near}"
+            )
 
     def draw(axis, panel):
         train, near, chosen = panel["train"], panel["near"], list(panel["chosen"])
@@ -82,24 +75,22 @@ def neighborhood_reconstructions(panels, truth=None, columns=None):
         axis.plot(*points_of(panel["curve"]).T, color=MANIFOLD_COLOUR, linewidth=2.2, label="learned manifold")
         _draw_samples(axis, train)
         axis.plot([], [], color=LOCAL_COLOUR, linewidth=1.6, label="local approximation")
-        axis.plot([], [], color="black", linewidth=1.1, linestyle=(0, (1, 1.5)), label="distance")
+        axis.plot([], [], color="black", linewidth=1.1, linestyle=_DOTTED, label="distance")
         for centre in chosen:
             axis.plot(*panel["local"][centre].T, color=LOCAL_COLOUR, linewidth=1.6)
             for pair in np.stack([train[panel["graph"][centre]], near[centre]], 1):
-                axis.plot(*pair.T, color="black", linewidth=1.1, linestyle=(0, (1, 1.5)))
+                axis.plot(*pair.T, color="black", linewidth=1.1, linestyle=_DOTTED)
         squares = dict(color=LOCAL_COLOUR, markersize=4, markeredgewidth=0, label="neighbours, reconstructed")
         axis.plot(*near[chosen].reshape(-1, 2).T, "s", **squares)
         rings = dict(color="black", markersize=8, markerfacecolor="none", markeredgewidth=1.3, label="centre x")
         axis.plot(*train[chosen].T, "o", **rings)
 
-    samples = np.concatenate(
-        [panel["train"] for panel in not_empty(panels).values()] + ([] if truth is None else [truth])
-    )
-    side = (samples.max(0) - samples.min(0)).max()
+    samples = np.concatenate(_samples(panels, truth))
     # Local reconstructions leave the samples behind: some room for them. Two lines of notes, three of the legend.
-    limits = limits_of([samples, [samples.min(0) - 0.06 * side, samples.max(0) + 0.06 * side]])
+    room = 0.06 * (samples.max(0) - samples.min(0)).max()
+    limits = limits_of([samples.min(0, keepdims=True) - room, samples.max(0, keepdims=True) + room])
     return small_multiples(
-        panels, draw, limits, columns, extra=43,
+        panels, draw, limits, extra=43,
         finish=lambda figure, axes, columns: legend_below(figure, axes[0], 3 if columns > 2 else 2, fontsize=11),
     )  # fmt: skip
 
@@ -115,55 +106,46 @@ def latent_order(panels):
         Figure: per method the reconstructed test points coloured by true angle over the training points, and below it
         the training codes as dots on a line. Codes are rescaled to [0, 1] and, since the sign of a code is arbitrary,
         turned so that they grow with the angle. In a right order the colours run once from blue to yellow.
+
+    Raises:
+        ValueError: angles and points differ in number.
     """
     from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.ticker import MultipleLocator
 
     for panel in not_empty(panels).values():
         for name, partner in {"code": "train", "angle": "train", "test_angle": "reconstruction"}.items():
             if panel[name].size != len(panel[partner]):
                 raise ValueError(f"{name} has {panel[name].size} values, but {partner} {len(panel[partner])} points")
     angles = np.concatenate([panel[name].ravel() for panel in panels.values() for name in ("angle", "test_angle")])
-    colours = {
-        "cmap": LinearSegmentedColormap.from_list("order", ORDER_COLOURS), "norm": Normalize(angles.min(), angles.max()),
-    }  # fmt: skip
-    return with_narrow(lambda columns: _draw_order(panels, colours, columns), choose_columns(len(panels)))
+    norm = Normalize(angles.min(), angles.max())
+    colours = {"cmap": LinearSegmentedColormap.from_list("order", ORDER_COLOURS), "norm": norm}
 
+    def draw(axis, panel):
+        curve = dict(color="black", linewidth=0.9, alpha=0.5, label="decoded latent line")
+        axis.plot(*points_of(panel["curve"]).T, **curve)
+        # A thousand coloured dots are ten times smaller as pixels than as vectors.
+        dots = dict(c=panel["test_angle"], s=9, linewidth=0, rasterized=True)
+        axis.scatter(*points_of(panel["reconstruction"]).T, **dots, **colours)
+        rings = dict(markersize=5.5, markerfacecolor="none", color="black", label="training points")
+        axis.plot(*panel["train"].T, "o", **rings)
+        line = axis.inset_axes((0, -0.13, 1, 0.11))
+        line.axhline(0, color="black", linewidth=0.8, alpha=0.5)
+        code = _turned(panel["code"].ravel(), panel["angle"].ravel())
+        line.scatter(code, np.zeros_like(code), c=panel["angle"], s=52, alpha=0.9, **colours)
+        line.set(xlim=(-0.04, 1.04), ylim=(-1, 1), xticks=[], yticks=[])
+        line.spines[:].set_visible(False)
+        line.set_xlabel(panel.get("note") or "latent code", fontsize=11)
+        axis.set_xlabel("")
 
-def _draw_order(panels, colours, columns):
-    limits = limits_of([panel["train"] for panel in panels.values()])
-    rows, width = math.ceil(len(panels) / columns), page_width(columns)
-    heights = [width / columns * aspect(limits), 30]
-    with style():
-        figure, axes = _new_figure(
-            width, rows * (sum(heights) + 60) + 84, 2 * rows, columns, gridspec_kw={"height_ratios": heights * rows}
-        )
-        tops, lines = axes[0::2].ravel(), axes[1::2].ravel()
-        for axis in [*tops[len(panels) :], *lines[len(panels) :]]:
-            axis.set_visible(False)
-        for (title, panel), top, line in zip(panels.items(), tops, lines, strict=False):
-            bare(top, limits)
-            top.set_title(method_label(title))
-            curve = dict(color="black", linewidth=0.9, alpha=0.5, label="decoded latent line")
-            top.plot(*points_of(panel["curve"]).T, **curve)
-            # A thousand coloured dots are ten times smaller as pixels than as vectors.
-            dots = dict(c=panel["test_angle"], s=9, linewidth=0, rasterized=True)
-            top.scatter(*points_of(panel["reconstruction"]).T, **dots, **colours)
-            rings = dict(markersize=5.5, markerfacecolor="none", color="black", label="training points")
-            top.plot(*panel["train"].T, "o", **rings)
-            line.axhline(0, color="black", linewidth=0.8, alpha=0.5)
-            code = _turned(panel["code"].ravel(), panel["angle"].ravel())
-            line.scatter(code, np.zeros_like(code), c=panel["angle"], s=52, alpha=0.9, **colours)
-            line.set(xlim=(-0.04, 1.04), ylim=(-1, 1), xticks=[], yticks=[])
-            # The empty line keeps the note apart from the title of the picture below.
-            line.set_xlabel((panel.get("note") or "latent code") + "\n", fontsize=11)
-            line.spines[:].set_visible(False)
-        legend_below(figure, tops[0])
-        scale = figure.colorbar(
-            _mappable(colours), ax=axes.ravel().tolist(), location="bottom", shrink=0.7, aspect=40,
-            label="true angle (radians) of test points and of latent codes",
-        )  # fmt: skip
-        _colour_bar_as_image(scale, colours)
-    return figure
+    def finish(figure, axes, _):
+        legend_below(figure, axes[0])
+        scale = colour_bar(figure, axes, colours, "true angle (radians) of test points and of latent codes")
+        if np.ptp(angles) > math.pi:
+            scale.ax.xaxis.set_major_locator(MultipleLocator(math.pi / 2))
+            scale.ax.xaxis.set_major_formatter(_multiple_of_pi)
+
+    return small_multiples(panels, draw, limits_of(_samples(panels)), finish=finish, extra=66, below=86)
 
 
 def _turned(code, angle):
@@ -177,18 +159,3 @@ def _turned(code, angle):
 def _multiple_of_pi(value, _position=None):
     halves = round(value / (math.pi / 2))
     return {0: "0", 1: "π/2", 2: "π"}.get(halves, f"{halves}π/2" if halves % 2 else f"{halves // 2}π")
-
-
-def _colour_bar_as_image(scale, colours):
-    """Replace the 256 vector rectangles of a horizontal colour bar: smaller, and without hairlines between them."""
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
-
-    low, high = colours["norm"].vmin, colours["norm"].vmax
-    scale.solids.set_visible(False)
-    scale.outline.set_visible(False)
-    picture = colours["cmap"](np.linspace(0, 1, 64))[None]
-    scale.ax.imshow(picture, aspect="auto", extent=(0, 1, 0, 1), transform=scale.ax.transAxes)
-    scale.ax.set(xlim=(low, high), ylim=(0, 1))
-    if high - low > math.pi:
-        scale.ax.xaxis.set_major_locator(MultipleLocator(math.pi / 2))
-        scale.ax.xaxis.set_major_formatter(FuncFormatter(_multiple_of_pi))

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_label, style
+from nrae_lib.pages.plots.style import PAGE_WIDTH, _mappable, _new_figure, method_label, style
 
 
-def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0):
+def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0, below=52):
     """One picture per panel, all with the same equal axes.
 
     Arguments:
@@ -16,31 +16,30 @@ def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0):
         limits: ((left, right), (bottom, top)); in these pictures shape matters, not coordinates, so there are no ticks.
         columns: pictures per row; chosen from their number when None.
         finish: function of (figure, axes, columns), for legends and colour bars.
-        extra: further height in CSS pixels.
+        extra, below: further height in CSS pixels of the figure, and of each row for titles and notes.
 
     Returns:
         Figure, with its form for phones as `figure.narrow` where it would be too wide.
     """
+    not_empty(panels)
 
     def whole(columns):
         width, rows = page_width(columns), math.ceil(len(panels) / columns)
         with style():
-            figure, axes = _new_figure(
-                width, rows * (width / columns * aspect(limits) + 52) + 30 + extra, rows, columns
-            )
-            axes = axes.ravel()
-            for axis in axes[len(panels) :]:
-                axis.set_visible(False)
-            for axis, (title, panel) in zip(axes, panels.items(), strict=False):
-                bare(axis, limits)
+            height = rows * (width / columns * aspect(limits) + below) + 30 + extra
+            figure, axes = _new_figure(width, height, rows, columns)
+            axes = hide_spare(axes, len(panels))
+            for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+                axis.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
+                axis.spines[:].set(visible=True, alpha=0.3)
                 axis.set_title(method_label(title))
                 axis.set_xlabel(panel.get("note") or "", fontsize=11)
                 draw(axis, panel)
             if finish:
-                finish(figure, list(axes[: len(panels)]), columns)
+                finish(figure, axes, columns)
         return figure
 
-    return with_narrow(whole, choose_columns(len(not_empty(panels)), columns))
+    return with_narrow(whole, choose_columns(len(panels), columns))
 
 
 def with_narrow(draw, columns):
@@ -60,10 +59,11 @@ def page_width(columns):
     return {1: 360, 2: 500}.get(columns, PAGE_WIDTH)
 
 
-def bare(axis, limits):
-    """Equal axes with a faint frame."""
-    axis.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
-    axis.spines[:].set(visible=True, alpha=0.3)
+def hide_spare(axes, number):
+    """The first so many axes of a grid; the others disappear."""
+    for axis in axes.ravel()[number:]:
+        axis.set_visible(False)
+    return list(axes.ravel()[:number])
 
 
 def legend_below(figure, axis, columns=None, **options):
@@ -71,6 +71,14 @@ def legend_below(figure, axis, columns=None, **options):
     handles, labels = axis.get_legend_handles_labels()
     look = dict(handlelength=1.6, columnspacing=1.6) | options
     figure.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels), **look)
+
+
+def colour_bar(figure, axes, colours, label, shrink=0.7):
+    """One horizontal colour bar below the axes, as an image: smaller than vectors, and without hairlines."""
+    scale = figure.colorbar(_mappable(colours), ax=list(axes), location="bottom", shrink=shrink, aspect=40, label=label)
+    scale.solids.set_rasterized(True)
+    scale.outline.set_visible(False)
+    return scale
 
 
 def aspect(limits):

@@ -51,9 +51,6 @@ _FIGURE_STYLE = (
 )
 
 
-# ------------------------------------------------------------------------------------------------- style and colours
-
-
 def method_label(name):
     """The name of a method as its paper prints it: "nrae_l" becomes "NRAE-L"; other names stay as they are."""
     from nrae_lib.core.methods import get
@@ -75,15 +72,9 @@ def method_colour(name):
 
     digest = hashlib.sha256(str(name).encode()).digest()
     hue, saturation = digest[0] / 256, 0.45 + 0.3 * digest[1] / 256
-    dark, light = 0.0, 1.0
-    for _ in range(20):
-        lightness = (dark + light) / 2
-        red_green_blue = colorsys.hls_to_rgb(hue, lightness, saturation)
-        if relative_luminance(red_green_blue) < 0.2:
-            dark = lightness
-        else:
-            light = lightness
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in red_green_blue)
+    shades = [colorsys.hls_to_rgb(hue, lightness / 256, saturation) for lightness in range(256)]
+    shade = min(shades, key=lambda shade: abs(relative_luminance(shade) - 0.2))
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in shade)
 
 
 def relative_luminance(colour):
@@ -108,19 +99,15 @@ def style():
         "axes.facecolor": "none",
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.linewidth": 0.8,
         "axes.titlesize": 13,
         "axes.titleweight": "bold",
-        "axes.labelsize": 12,
         "axes.axisbelow": True,
         "font.size": 12,
         "xtick.labelsize": 11,
         "ytick.labelsize": 11,
         "grid.alpha": 0.18,
         "grid.color": "black",
-        "grid.linewidth": 0.8,
         "legend.frameon": False,
-        "legend.fontsize": 12,
         "lines.solid_capstyle": "round",
         # A curve may be off by a quarter of a pixel.
         "path.simplify_threshold": 0.25,
@@ -137,9 +124,6 @@ def _new_figure(width, height, rows=1, columns=1, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-# --------------------------------------------------------------------------------------------------------- display
-
-
 def show(figure, alt, thumbnail=False):
     """Display a figure: inline SVG for the page, PNG on white for thumbnails, `alt` for text.
 
@@ -153,7 +137,10 @@ def show(figure, alt, thumbnail=False):
     """
     from IPython.display import display
 
-    bundle = {"text/html": figure_html(figure, alt), "image/png": _png(figure), "text/plain": alt}
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="white", dpi=1.5 * _POINTS_PER_INCH, metadata={"Software": None})
+    picture = base64.b64encode(file.getvalue()).decode()
+    bundle = {"text/html": figure_html(figure, alt), "image/png": picture, "text/plain": alt}
     display(bundle, raw=True, metadata={"nrae": {"thumbnail": True}} if thumbnail else {})
 
 
@@ -178,8 +165,7 @@ def _svg(figure, alt, kind):
     # Matplotlib names clip paths and markers by a hash of their content and this salt: with the same salt two equal
     # names mean two equal things, with another salt they differ. So pictures on one page cannot disturb each other.
     with matplotlib.rc_context({"svg.hashsalt": alt + kind, "svg.fonttype": "none"}):
-        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(file, format="svg", facecolor="none", dpi=2 * _POINTS_PER_INCH, metadata=metadata)
+        figure.savefig(file, format="svg", facecolor="none", dpi=2 * _POINTS_PER_INCH)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
@@ -212,12 +198,6 @@ def _fewer_colours(picture):
     file = io.BytesIO()
     image = Image.open(io.BytesIO(base64.b64decode(re.sub(r"\s", "", picture)))).convert("RGBA")
     image.quantize(256, method=Image.Quantize.FASTOCTREE).save(file, format="png", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _png(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor="white", dpi=1.5 * _POINTS_PER_INCH, metadata={"Software": None})
     return base64.b64encode(file.getvalue()).decode()
 
 

@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 
-from nrae_lib.pages.plots.many_runs import _plain_log_ticks, _require_columns, mean_and_deviation
+from nrae_lib.pages.plots.many_runs import _PAPER_MARK, _finite, _plain_log_ticks, mean_and_deviation
+from nrae_lib.pages.plots.panels import legend_below
 from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_colour, method_label, style
+
+_MARKERS = "osD^v<>Ph*X"
 
 
 def sweep(
@@ -31,38 +34,33 @@ def sweep(
     Raises:
         ValueError: if a column is missing or there is nothing to draw.
     """
-    _require_columns(frame, ["method", across, value, *([panel] if panel else [])])
+    drawn = _finite(frame, value, method_order, across, *([panel] if panel else []))
     levels, paper = levels or {}, paper or {}
-    drawn = frame[frame["method"].isin(list(method_order)) & np.isfinite(frame[value].astype(float))]
-    if drawn.empty:
-        raise ValueError(f"no finite {value!r} for any of {', '.join(method_order)}: there is nothing to draw")
-    panels = list(dict.fromkeys(drawn[panel])) if panel else [None]
     shown = [name for name in method_order if name in levels or (drawn["method"] == name).any()]
+    panels = list(dict.fromkeys(drawn[panel])) if panel else [""]
+    narrow = PAGE_WIDTH / len(panels) < 400
     with style():
-        width = PAGE_WIDTH / len(panels) if len(panels) > 1 else PAGE_WIDTH
-        figure, axes = _new_figure(PAGE_WIDTH, 400 if width > 400 else 340, 1, len(panels))
+        figure, axes = _new_figure(PAGE_WIDTH, 340 if narrow else 400, 1, len(panels))
         for axis, title in zip(axes[0], panels, strict=True):
-            rows = drawn if title is None else drawn[drawn[panel] == title]
+            rows = drawn[drawn[panel] == title] if panel else drawn
             settings = np.array(sorted(rows[across].unique()), dtype=float)
             for place, name in enumerate(shown):
-                options = {"color": method_colour(name), "linewidth": _width(name, emphasis)}
+                width = 4.4 / 2 ** emphasis.index(name) if name in emphasis else 1.4
+                look = {"color": method_colour(name), "linewidth": width}
+                axis.plot([], [], "--" if name in levels else "-", label=method_label(name), **look)
                 if name in levels:
-                    axis.axhline(
-                        mean_and_deviation(np.asarray(levels[name], dtype=float))[0], linestyle="--", **options
-                    )
+                    axis.axhline(np.mean(levels[name]), linestyle="--", **look)
                 groups = rows[rows["method"] == name].groupby(across)[value]
-                if groups.ngroups:
-                    found = {float(key): mean_and_deviation(group.to_numpy(float)) for key, group in groups}
+                found = {float(key): mean_and_deviation(group.to_numpy(float)) for key, group in groups}
+                if found:
                     # Bars side by side: those of nearly equal methods would hide each other.
-                    shift = (place - (len(shown) - 1) / 2) * 0.006
-                    at = np.array(list(found))
-                    span = settings[-1] - settings[0]
-                    at = at * (1 + shift) if "x" in logarithmic else at + shift * span
-                    mean, deviation = np.array(list(found.values())).T
-                    axis.errorbar(at, mean, deviation, fmt="o-", markersize=4.5, capsize=2.5, elinewidth=1, **options)
+                    shift, at = (place - (len(shown) - 1) / 2) * 0.006, np.array(list(found))
+                    at = at * (1 + shift) if "x" in logarithmic else at + shift * np.ptp(settings)
+                    bars = dict(fmt="o-", markersize=4.5, capsize=2.5, elinewidth=1)
+                    axis.errorbar(at, *np.array(list(found.values())).T, **bars, **look)
                 if name in paper:
-                    axis.plot(*zip(*paper[name].items(), strict=True), "D:", markerfacecolor="none", markersize=6.5,
-                              **{**options, "linewidth": 1})  # fmt: skip
+                    printed = {**_PAPER_MARK, "fmt": "D:", "color": look["color"], "linewidth": 1}
+                    axis.errorbar(*zip(*paper[name].items(), strict=True), **printed)
             if "x" in logarithmic:
                 axis.set_xscale("log")
             if "y" in logarithmic:
@@ -70,36 +68,18 @@ def sweep(
                 _plain_log_ticks(axis.yaxis)
             axis.minorticks_off()
             axis.set_xticks(settings, [f"{setting:g}" for setting in settings])
-            if len(settings) > 5 and width < 400:
+            if len(settings) > 5 and narrow:
                 axis.tick_params(axis="x", labelrotation=60)
             axis.grid(axis="y")
-            axis.set(title=title or "", xlabel=xlabel or across)
+            axis.set(title=title, xlabel=xlabel or across)
         axes[0, 0].set_ylabel(ylabel or value)
-        _legend_of_sweep(figure, shown, emphasis, levels, paper)
+        if paper:
+            axes[0, 0].plot([], [], "D:", markerfacecolor="none", color="black", label="paper")
+        legend_below(figure, axes[0, 0], min(len(shown) + bool(paper), 5), handlelength=2)
     return figure
 
 
-def _legend_of_sweep(figure, shown, emphasis, levels, paper):
-    from matplotlib.lines import Line2D
-
-    marks = [
-        Line2D([], [], color=method_colour(name), linewidth=_width(name, emphasis),
-               linestyle="--" if name in levels else "-", label=method_label(name))
-        for name in shown
-    ]  # fmt: skip
-    if paper:
-        marks.append(Line2D([], [], marker="D", linestyle=":", markerfacecolor="none", color="black", label="paper"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=min(len(marks), 5), handlelength=2)
-
-
-def _width(name, emphasis):
-    return 4.4 / 2 ** emphasis.index(name) if name in emphasis else 1.4
-
-
-_MARKERS = "osD^v<>Ph*X"
-
-
-def dot_rows(rows, columns, xlabel, relative_to=None, printed=(), logarithmic=False):
+def dot_rows(rows, columns, xlabel, relative_to=None, printed=()):
     """One line for each row of a comparison table, and on it one mark for each method, with its spread.
 
     Arguments:
@@ -109,7 +89,6 @@ def dot_rows(rows, columns, xlabel, relative_to=None, printed=(), logarithmic=Fa
         xlabel: what the numbers are.
         relative_to: a method whose number divides those of its row; a row without it is left out.
         printed: labels of rows whose marks are hollow, such as the paper's.
-        logarithmic: whether the axis is.
 
     Returns:
         Figure.
@@ -132,43 +111,31 @@ def dot_rows(rows, columns, xlabel, relative_to=None, printed=(), logarithmic=Fa
     with style():
         figure, axes = _new_figure(PAGE_WIDTH, 27 * len(found) + 110)
         axis = axes[0, 0]
+        looks = {
+            name: dict(color=method_colour(name), marker=_MARKERS[columns.index(name) % len(_MARKERS)], linestyle="")
+            for name in shown
+        }
+        for name in shown:
+            axis.plot([], [], label=method_label(name), **looks[name])
         for place, (label, row) in enumerate(found.items()):
+            hollow = {"markerfacecolor": "none"} if label in printed else {}
             for name, (mean, spread) in row.items():
-                number = columns.index(name)
                 # A little apart, so that equal numbers are seen as several marks.
-                height = place + 0.5 * (number / max(1, len(columns) - 1) - 0.5)
+                height = place + 0.5 * (columns.index(name) / max(1, len(columns) - 1) - 0.5)
                 axis.errorbar(
-                    mean, height, xerr=spread if _is_number(spread) else None, fmt=_MARKERS[number % len(_MARKERS)],
-                    color=method_colour(name), markersize=6, linewidth=1.2,
-                    markerfacecolor="none" if label in printed else method_colour(name),
+                    mean, height, xerr=spread if _is_number(spread) else None, markersize=6, elinewidth=1.2,
+                    **looks[name], **hollow,
                 )  # fmt: skip
+        if any(label in printed for label in found):
+            axis.plot([], [], "o", color="black", markerfacecolor="none", label="hollow: printed")
         if relative_to:
             axis.axvline(1, color=method_colour(relative_to), linewidth=1, linestyle=":")
-        if logarithmic:
-            axis.set_xscale("log")
         axis.set(xlabel=xlabel, ylim=(len(found) - 0.5, -0.5))
         axis.set_yticks(range(len(found)), list(found))
         axis.grid(axis="x")
-        _legend(figure, shown, columns, any(label in printed for label in found))
+        legend_below(figure, axis, 6, handletextpad=0.2, columnspacing=1.2)
     return figure
 
 
 def _is_number(value):
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _legend(figure, shown, columns, printed):
-    from matplotlib.lines import Line2D
-
-    marks = [
-        Line2D([], [], linestyle="", marker=_MARKERS[columns.index(name) % len(_MARKERS)], color=method_colour(name),
-               label=method_label(name))
-        for name in shown
-    ]  # fmt: skip
-    if printed:
-        marks.append(
-            Line2D([], [], linestyle="", marker="o", color="black", markerfacecolor="none", label="hollow: printed")
-        )
-    figure.legend(
-        handles=marks, loc="outside lower center", ncols=min(len(marks), 6), handletextpad=0.2, columnspacing=1.2
-    )
