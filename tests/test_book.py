@@ -66,6 +66,7 @@ def project(tmp_path) -> Path:
         ("nrae_lib/core/losses.py", ALL),
         ("nrae_lib/paper/nrae.csv", ALL),
         ("nrae_lib/another.py", ALL),
+        ("nrae_lib/pages/another.css", ALL),
         ("nrae_lib/notes.txt", set()),
         ("results/sine/run.json", {"compares"}),
         ("results/sine/another_run.npz", {"compares"}),
