@@ -10,6 +10,10 @@ from pathlib import Path
 from nrae_lib.pages.plots import MANIFOLD_COLOUR, PAGE_STYLE, method_label
 from nrae_lib.pages.tables import display_html, escaped, text_table
 
+_RECORDED = {
+    "device": "devices", "threads": "settings", "nrae_lib": "versions", "torch": "versions", "python": "versions",
+    "commit": "commits", "date": "dates",
+}  # fmt: skip
 _BOX = "border-left:4px solid {colour};background:rgba(128,128,128,.1);padding:.55em .9em;margin:.6em 0;color:inherit"
 
 
@@ -33,14 +37,8 @@ def provenance(results, already_stored=None):
         "runs": f"{len(results)}" + ("" if already_stored is None else f", of which {already_stored} were stored already"),
         "methods": ", ".join(method_label(name) for name in dict.fromkeys(result.run.method for result in results)),
         "seeds": _ranges({result.run.seed for result in results}),
-        "device": _recorded(results, "device", "devices"),
-        "threads": _recorded(results, "threads", "settings"),
         "training time": f"{_duration(sum(result.seconds for result in results))}, over all runs",
         "speed": f"{speeds[len(speeds) // 2]:,.0f} steps per second (median of the runs)",
-        "nrae_lib": _recorded(results, "nrae_lib", "versions"),
-        "torch": _recorded(results, "torch", "versions"),
-        "python": _recorded(results, "python", "versions"),
-        "git commit": _recorded(results, "commit", "commits"),
         "trained": f"{together} of {len(results)} in vectorized ensembles, which a run alone does not repeat bit for bit; to "
         "be trained anew" if together else "",
     }  # fmt: skip
@@ -48,7 +46,7 @@ def provenance(results, already_stored=None):
         # Every draw of noise has its own fingerprint: ten of them say less than three and a count.
         drawn = [result for result in results if result.run.data == name]
         rows[f"data: {name}"] = _recorded(drawn, "fingerprint", "fingerprints", most=3)
-    rows["date"] = _recorded(results, "date", "dates")
+    rows |= {name: _recorded(results, name, many) for name, many in _RECORDED.items()}
     text_table({name: {"": value} for name, value in rows.items() if value}, "Where these numbers come from")
 
 

@@ -33,9 +33,7 @@ def check_parameters(namespace, **choices):
     for name, choice in choices.items():
         if name not in namespace:
             raise ValueError(f"parameter {name!r} is missing from the parameters cell. {known}")
-        problem = _problem(name, namespace[name], choice)
-        if problem:
-            raise ValueError(problem)
+        _check(name, namespace[name], choice)
 
 
 def _injected(inputs):
@@ -46,23 +44,22 @@ def _injected(inputs):
                 yield from (target.id for target in getattr(node, "targets", ()) if isinstance(target, ast.Name))
 
 
-def _problem(name, value, choice):
-    """The error sentence, or None."""
+def _check(name, value, choice):
     if isinstance(choice, type):
         # To Python True is an int, and 1 a good float; to a reader only the second is.
         allowed = (int, float) if choice is float else choice
-        if isinstance(value, allowed) and (choice is bool or not isinstance(value, bool)):
-            return None
-        return f"parameter {name!r} must be {choice.__name__}, got {value!r} ({type(value).__name__})"
-    if callable(choice):
+        if not isinstance(value, allowed) or (isinstance(value, bool) and choice is not bool):
+            kind = type(value).__name__
+            raise ValueError(f"parameter {name!r} must be {choice.__name__}, got {value!r} ({kind})")
+    elif callable(choice):
         try:
             answer = choice(value)
         except ValueError as error:
-            return f"parameter {name!r}: {error}"
-        return f"parameter {name!r}: {answer}" if isinstance(answer, str) else None
-    if any(value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in choice):
-        return None
-    return f"parameter {name!r} is {value!r}; it must be one of: {', '.join(map(repr, choice))}"
+            answer = str(error)
+        if isinstance(answer, str):
+            raise ValueError(f"parameter {name!r}: {answer}")
+    elif not any(value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in choice):
+        raise ValueError(f"parameter {name!r} is {value!r}; it must be one of: {', '.join(map(repr, choice))}")
 
 
 def choose_methods(value, available):
@@ -82,12 +79,9 @@ def choose_methods(value, available):
     names = [name.strip() for name in value.split(",") if name.strip()]
     if "all" in names:
         return available
-    for name in names:
-        if name not in available:
-            close = difflib.get_close_matches(name, available, n=1)
-            raise ValueError(
-                f"unknown method {name!r}" + (f", did you mean {close[0]!r}?" if close else "") + f"; {valid}"
-            )
+    for name in (name for name in names if name not in available):
+        close = difflib.get_close_matches(name, available, n=1)
+        raise ValueError(f"unknown method {name!r}{f', did you mean {close[0]!r}?' if close else ''}; {valid}")
     if not names:
         raise ValueError(f"no method is named; {valid}")
     return [name for name in available if name in names]

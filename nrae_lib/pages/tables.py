@@ -85,7 +85,7 @@ def table_frame(rows):
         for name, cell in row.items():
             value, deviation = cell if isinstance(cell, (tuple, list)) else (cell, None)
             if value is not None and not isinstance(value, str):
-                records.append({"row": label, "column": name, "value": value, "deviation": deviation})
+                records.append((label, name, value, deviation))
     return pandas.DataFrame(records, columns=["row", "column", "value", "deviation"])
 
 

@@ -9,6 +9,7 @@ import html
 import io
 import re
 from contextlib import contextmanager
+from pathlib import Path
 
 # The paper's Figure 4: noisy samples blue, learned manifold orange. Every colour of this file has a relative luminance
 # between 0.12 and 0.30, so that its contrast is at least 3:1 both on white and on #121212.
@@ -41,14 +42,7 @@ _POINTS_PER_INCH = 72  # matplotlib writes SVG in points; one point is shown as 
 PAGE_STYLE = (
     '.text_html:has(>[class^="nrae-"]){background:transparent!important;color:inherit!important;padding:0!important}'
 )
-# On a phone a picture of many panels comes in two columns; any other scrolls sideways rather than shrink its text
-# below about 8 pixels.
-_FIGURE_STYLE = (
-    ".nrae-figure{overflow-x:auto;margin:.5em 0}"
-    ".nrae-figure>svg{display:block;width:100%;height:auto;margin:0 auto}"
-    ".nrae-figure>svg.nrae-narrow{display:none}"
-    "@media(max-width:600px){.nrae-figure>svg.nrae-wide{display:none}.nrae-figure>svg.nrae-narrow{display:block}}"
-)
+_FIGURE_STYLE = (Path(__file__).parent / "figures.css").read_text(encoding="utf-8")
 
 
 def method_label(name):
