@@ -66,8 +66,14 @@ POOR_CONTRAST = r"""() => {
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # one connection for the many files of a page
+
     def log_message(self, *arguments):
         pass
+
+    def send_error(self, code, *more):
+        # Chromium asks for this by itself, once.
+        super().send_error(204 if self.path == "/favicon.ico" else code, *more)
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +121,7 @@ def visit(contexts, address):
         page, problems = contexts[mode].new_page(), []
         pages.append(page)
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("console", lambda line: problems.append(f"console: {line.text}") if line.type == "error" else None)
+        page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
         page.on(
             "requestfailed", lambda lost: None if lost.url.startswith((address, "data:")) else problems.append(lost.url)
         )
