@@ -1,87 +1,48 @@
-"""Densities of latent codes, fitted after training (ex post): what a deterministic autoencoder is sampled from.
-
-References:
-    Ghosh et al., *From Variational to Deterministic Autoencoders*, ICLR 2020: ex-post density estimation, section 4.
-    Dinh, Sohl-Dickstein and Bengio, *Density Estimation Using Real NVP*, ICLR 2017.
-    Dai and Wipf, *Diagnosing and Enhancing VAE Models*, ICLR 2019: the second stage.
-"""
+"""Densities of latent codes, fitted after training (ex post): what a deterministic autoencoder is sampled from."""
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from nrae_lib.core.models import mlp
+from nrae_lib.core import losses
+from nrae_lib.core.models import Autoencoder, mlp
+from nrae_lib.core.points import check_finite
 
 
 class Density:
-    """A density of codes in m dimensions; the fields of a subclass are its options.
+    """A density of codes in m dimensions, made by :func:`fit`; the fields of a subclass are its options.
 
-    Random numbers come from the generators that are handed in, which lie on the device of the codes; the global random
-    state is neither used nor changed. Samples and log densities have the type of the codes.
+    Samples and log densities have the type of the codes. The global random state is neither used nor changed.
     """
 
-    def fit(self, codes: Tensor, generator: torch.Generator) -> "Density":
-        """Fit to the codes and return the density itself.
-
-        Arguments:
-            codes: (N, m) latent codes of the training points; not modified.
-            generator: the source of randomness, on the device of ``codes``.
-
-        Raises:
-            ValueError: if the codes are not a real (N, m) matrix, are empty, or hold NaN or infinite values.
-        """
-        if codes.dim() != 2 or not codes.is_floating_point():
-            shape = tuple(codes.shape)
-            raise ValueError(f"codes must be a matrix (N, m) of real numbers, not {codes.dtype} of shape {shape}")
-        if codes.numel() == 0:
-            raise ValueError(f"a density needs codes, but their shape is {tuple(codes.shape)}")
-        if not torch.isfinite(codes).all():
-            raise ValueError("the codes hold NaN or infinite values: the model has diverged")
-        self._like, self.dimension = codes.detach().new_empty(0), codes.shape[1]
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller switched off, flows are trained
-            self._fit(codes.detach().clone(), generator)
-        return self
-
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, m) independent draws."""
-        self._check_fitted()
-        if count < 0:
-            raise ValueError(f"count must be >= 0, not {count}")
+        """(count, m) independent draws, by a generator on the device of the codes."""
+        if count < 1:
+            raise ValueError(f"count must be >= 1, not {count}")
         with torch.no_grad():
             return self._sample(count, generator).to(self._like)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density log p(z) in nats, shape (B,), of codes of shape (B, m); differentiable in z."""
-        self._check_fitted()
         if z.dim() != 2 or z.shape[1] != self.dimension:
             raise ValueError(f"codes must have shape (B, {self.dimension}), not {tuple(z.shape)}")
         return self._log_prob(z).to(z)
 
-    def _check_fitted(self):
-        if not hasattr(self, "_like"):
-            raise ValueError("the density is not fitted yet: call fit first")
+    def _fit(self, codes: Tensor, generator: torch.Generator) -> None:
+        """What a subclass computes of checked codes, with gradients switched on."""
 
     def _noise(self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None) -> Tensor:
-        like = self._like
-        return torch.randn(
-            count, self.dimension, generator=generator, device=like.device, dtype=like.dtype if dtype is None else dtype
-        )
+        return self._like.new_empty(count, self.dimension, dtype=dtype).normal_(generator=generator)
 
 
 @dataclass(eq=False)
 class Isotropic(Density):
-    r"""The standard normal N(0, I), the prior of VAE, WAE and EAE; nothing is fitted but the dimension.
-
-    .. math:: \log p(z) = -\tfrac12 \lVert z \rVert^2 - \tfrac m2 \log 2\pi
-    """
-
-    def _fit(self, codes, generator):
-        pass
+    """The standard normal N(0, I), the prior of VAE, WAE and EAE; nothing is fitted but the dimension."""
 
     def _sample(self, count, generator):
         return self._noise(count, generator)
@@ -94,52 +55,39 @@ class Isotropic(Density):
 class Gaussian(Density):
     """A Gaussian N(μ, Σ) with the codes' sample mean and full sample covariance (divided by N - 1).
 
-    The released code of RAE draws from N(0, Σ), with mean zero although Σ is centred; EAE's text says N(μ, Σ), which is
-    what is done here. Where Σ is numerically singular (a latent unit that never moves), 1e-5 times the mean variance is
-    added to its diagonal, with a warning; RAE's code adds 1e-5 itself when a draw fails.
-
-    Raises:
-        ValueError: from ``fit``, for fewer than two codes.
+    As in EAE's text; the released code of RAE draws from N(0, Σ), although Σ is centred. Where Σ is numerically singular
+    (a latent unit that never moves), 1e-5 times the mean variance is added to its diagonal, with a warning.
     """
 
     def _fit(self, codes, generator):
         if len(codes) < 2:
             raise ValueError("a covariance needs at least two codes, but there is only one")
-        codes = codes.double()
-        self.mean = codes.mean(0)
+        self.mean = codes.double().mean(0)
         centred = codes - self.mean
         covariance = centred.T @ centred / (len(codes) - 1)
         spectrum = torch.linalg.eigvalsh(covariance)
         if spectrum[0] <= self.dimension * torch.finfo(torch.float64).eps * spectrum[-1]:
-            warnings.warn(
-                "the covariance of the codes is singular (unused latent dimensions, or fewer codes than dimensions): "
-                "1e-5 times the mean variance is added to every variance",
-                stacklevel=4,
-            )
+            problem = "the covariance of the codes is singular (unused dimensions, or fewer codes than dimensions)"
+            warnings.warn(f"{problem}: 1e-5 times the mean variance is added to every variance", stacklevel=3)
             covariance.diagonal().add_(1e-5 * (float(spectrum.mean().clamp(min=0)) or 1.0))
-        self.covariance = covariance
         self._factor = torch.linalg.cholesky(covariance)
 
     def _sample(self, count, generator):
         return self.mean + self._noise(count, generator, torch.float64) @ self._factor.T
 
     def _log_prob(self, z):
-        return _gaussian_log_prob(z.double(), self.mean, self._factor)
+        return MultivariateNormal(self.mean, scale_tril=self._factor).log_prob(z.double())
 
 
 @dataclass(eq=False)
 class GaussianMixture(Density):
-    """Full-covariance Gaussian mixture, by scikit-learn's expectation maximisation (Ghosh et al.: 10 components).
+    """Full-covariance Gaussian mixture, by scikit-learn's expectation maximisation (Ghosh et al. 2020, section 4).
 
-    Fewer codes than ``components`` leave one component per code, with a warning. The fit runs in float64 on the CPU,
-    its k-means start with one thread, because sums over several threads are not reproducible bit for bit.
+    Fewer codes than ``components`` leave one component per code, with a warning.
 
     Arguments:
         components: number of Gaussians.
         max_iter, tol: where expectation maximisation stops; RAE's released settings.
-
-    Raises:
-        ValueError: from ``fit``, for fewer than two codes or less than one component.
     """
 
     components: int = 10
@@ -150,57 +98,62 @@ class GaussianMixture(Density):
         from sklearn import mixture
         from threadpoolctl import threadpool_limits
 
-        if self.components < 1:
-            raise ValueError(f"a mixture needs at least one component, not {self.components}")
-        if len(codes) < 2:
-            raise ValueError("a covariance needs at least two codes, but there is only one")
         components = min(self.components, len(codes))
         if components < self.components:
-            warnings.warn(
-                f"only {len(codes)} codes for {self.components} components: the mixture has {components} components",
-                stacklevel=4,
-            )
-        estimator = mixture.GaussianMixture(
-            components, covariance_type="full", max_iter=self.max_iter, tol=self.tol, random_state=_seed(generator)
-        )
-        with threadpool_limits(1, user_api="openmp"):
+            warnings.warn(f"few codes: the mixture has {components} components, not {self.components}", stacklevel=3)
+        seed = _seed(generator)
+        estimator = mixture.GaussianMixture(components, max_iter=self.max_iter, tol=self.tol, random_state=seed)
+        with threadpool_limits(1, user_api="openmp"):  # sums of k-means over several threads are not reproducible
             estimator.fit(codes.double().cpu().numpy())
         results = (estimator.weights_, estimator.means_, estimator.covariances_)
-        self.weights, self.means, self.covariances = (torch.from_numpy(result).to(codes.device) for result in results)
-        self._factors = torch.linalg.cholesky(self.covariances)
+        self.weights, self.means, covariances = (torch.from_numpy(result).to(codes.device) for result in results)
+        self._factors = torch.linalg.cholesky(covariances)
 
     def _sample(self, count, generator):
         noise = self._noise(count, generator, torch.float64)
-        if count == 0:
-            return noise
         index = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         return self.means[index] + (self._factors[index] @ noise[:, :, None]).squeeze(2)
 
     def _log_prob(self, z):
-        z = z.double()
-        each = [_gaussian_log_prob(z, mean, factor) for mean, factor in zip(self.means, self._factors, strict=True)]
-        return torch.logsumexp(torch.stack(each, 1) + self.weights.log(), 1)
+        parts = MultivariateNormal(self.means, scale_tril=self._factors)
+        return MixtureSameFamily(Categorical(self.weights), parts).log_prob(z.double())
+
+
+class Flow(nn.Module):
+    """zuko's RealNVP of standardised codes (N, m), before any training; see :class:`RealNVP`."""
+
+    def __init__(self, codes: Tensor, generator: torch.Generator, transforms: int = 8, hidden: tuple = (32, 32)):
+        super().__init__()
+        if codes.shape[1] < 2:
+            raise ValueError("RealNVP couples one half of the code to the other and needs m >= 2, not m = 1")
+        try:
+            from zuko import flows
+        except ImportError as error:
+            raise ImportError("RealNVP needs the package zuko: pip install 'nrae-lib[methods]'") from error
+        for name, value in zip(("shift", "scale"), _standardisation(codes), strict=True):
+            self.register_buffer(name, value)
+        with _initialisation(_seed(generator)):
+            self.flow = flows.RealNVP(codes.shape[1], transforms=transforms, hidden_features=hidden, randmask=True)
+        self.to(codes)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.flow().log_prob((z - self.shift) / self.scale) - self.scale.log().sum()
 
 
 @dataclass(eq=False)
 class RealNVP(Density):
-    r"""Normalizing flow of affine couplings T (zuko's RealNVP), trained by maximum likelihood on standardised codes.
+    r"""Normalizing flow of affine couplings T (Dinh et al. 2017; zuko's), trained by maximum likelihood on standardised codes.
 
     .. math:: \log p(z) = \log N(T(s); 0, I) + \log \lvert\det J_T(s)\rvert - \sum_k \log \sigma_k,
               \qquad s_k = (z_k - \mu_k) / \sigma_k
 
     Depth 8, hidden layers of 32 and random masks stand in for "depth 8, hidden 32, rescale and permutation" in NRAE's
     supplement, 2.4. The papers state no optimiser: Adam with a cosine decay to zero, the number of steps and the batch
-    size are choices made here. There is no early stopping; few codes can be overfitted. Needs the package zuko.
+    size are choices made here. There is no early stopping; few codes can be overfitted.
 
     Arguments:
         transforms, hidden: number of couplings, widths of their networks' hidden layers.
         steps, batch_size, learning_rate: of Adam; each batch is drawn with replacement.
-
-    Raises:
-        ImportError: from ``fit``, without zuko.
-        ValueError: from ``fit``, for one-dimensional codes, which cannot be split into two halves, and if training
-            diverges.
     """
 
     transforms: int = 8
@@ -210,30 +163,17 @@ class RealNVP(Density):
     learning_rate: float = 2e-3
 
     def _fit(self, codes, generator):
-        if self.dimension < 2:
-            raise ValueError("RealNVP couples one half of the code to the other and needs m >= 2, not m = 1")
-        try:
-            from zuko.flows import RealNVP as Flow
-        except ImportError as error:
-            message = "density 'realnvp' needs the package zuko: pip install 'nrae-lib[methods]'"
-            raise ImportError(message) from error
-        self._shift, self._scale = _standardisation(codes)
-        codes = (codes - self._shift) / self._scale
-        with _initialisation(generator):
-            self._flow = Flow(self.dimension, transforms=self.transforms, hidden_features=self.hidden, randmask=True)
-        self._flow.to(codes)
-        _minimise(
-            self._flow, lambda batch: -self._flow().log_prob(batch).mean(), codes, generator, self.steps,
-            self.batch_size, self.learning_rate, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / self.steps),
-        )  # fmt: skip
+        self._flow = Flow(codes, generator, self.transforms, self.hidden)
+        loss = lambda z, _: -self._flow.log_prob(z).mean()  # noqa: E731
+        rate = lambda step: 0.5 + 0.5 * math.cos(math.pi * step / self.steps)  # noqa: E731
+        _minimise(self, self._flow, loss, codes, generator, self.steps, rate)
 
     def _sample(self, count, generator):
-        # Not the flow's own sample(), which draws from the global random state.
-        return self._shift + self._scale * self._flow().transform.inv(self._noise(count, generator))
+        flow = self._flow  # whose flow's own sample() would draw from the global random state
+        return flow.shift + flow.scale * flow.flow().transform.inv(self._noise(count, generator))
 
     def _log_prob(self, z):
-        standardised = (z.to(self._like) - self._shift) / self._scale
-        return self._flow().log_prob(standardised) - self._scale.log().sum()
+        return self._flow.log_prob(z.to(self._like))
 
 
 @dataclass(eq=False)
@@ -244,24 +184,15 @@ class SecondStage(Density):
                   + \mathrm{KL}\big(N(\mu_u(z), \sigma_u^2(z)) \,\Vert\, N(0, I)\big),
                   \qquad u = \mu_u(z) + \sigma_u(z)\,\varepsilon
 
-    with a learned scalar γ_z (its logarithm, from 0). Encoder and decoder are ReLU networks; the last layer of each sees
-    its last hidden layer and its input. A sample is :math:`\hat z(u) + \gamma_z \varepsilon` with u, ε ~ N(0, I). The
-    likelihood of a code is an integral over u, so there is no ``log_prob``.
-
-    Dai and Wipf fit it to codes drawn from the first stage's posterior, z = μ + σε: hand in such draws to follow them.
-    They do not standardise the codes. Here it is done, because codes without a prior can have any scale; their own
-    codes have nearly unit variance. Batches are drawn with replacement; an epoch is N / batch_size of them, rounded up.
-    The defaults are theirs, and long: 10,000 codes take 125,600 steps.
+    with a learned scalar γ_z (its logarithm, from 0). A sample is :math:`\hat z(u) + \gamma_z \varepsilon` with
+    u, ε ~ N(0, I); the likelihood of a code is an integral over u, so there is no ``log_prob``. Networks and settings are
+    those of the released code of Dai and Wipf, *Diagnosing and Enhancing VAE Models*, ICLR 2019, and long. They fit it to
+    draws of the first stage's posterior, z = μ + σε, without standardising them as it is done here.
 
     Arguments:
         width, depth: of the hidden layers.
-        epochs, batch_size, learning_rate, halve_every: of Adam; the learning rate is halved every so many epochs.
-
-    Raises:
-        ValueError: from ``fit``, if training diverges.
-
-    References:
-        Dai and Wipf, *Diagnosing and Enhancing VAE Models*, ICLR 2019, and its released code for network and settings.
+        epochs, batch_size, learning_rate, halve_every: of Adam, on batches drawn with replacement, N / batch_size in an
+            epoch; the learning rate is halved every so many epochs.
     """
 
     width: int = 1024
@@ -274,45 +205,31 @@ class SecondStage(Density):
     def _fit(self, codes, generator):
         self._shift, self._scale = _standardisation(codes)
         codes = (codes - self._shift) / self._scale
-        with _initialisation(generator):
-            self._encoder = _SkipNetwork(self.dimension, 2 * self.dimension, self.width, self.depth)
-            self._decoder = _SkipNetwork(self.dimension, self.dimension, self.width, self.depth)
-        self._decoder.log_gamma = nn.Parameter(torch.zeros(()))
-        network = nn.ModuleList([self._encoder, self._decoder]).to(codes)
+        with _initialisation(_seed(generator)):
+            parts = [_SkipNetwork(self.dimension, n * self.dimension, self.width, self.depth) for n in (2, 1)]
+        self._network = Autoencoder(*parts, learned={"log_gamma": 0.0}).to(codes)
         per_epoch = -(-len(codes) // self.batch_size)
+        rate = lambda step: 0.5 ** (step // (per_epoch * self.halve_every))  # noqa: E731
+        _minimise(self, self._network, self._loss, codes, generator, self.epochs * per_epoch, rate)
 
-        def loss(z: Tensor) -> Tensor:
-            return self._loss(z, torch.empty_like(z).normal_(generator=generator))
-
-        _minimise(
-            network, loss, codes, generator, self.epochs * per_epoch, self.batch_size, self.learning_rate,
-            lambda step: 0.5 ** (step // (per_epoch * self.halve_every)),
-        )  # fmt: skip
-
-    def _loss(self, z, noise):
-        mean, log_deviation = self._encoder(z).chunk(2, 1)
-        u = mean + log_deviation.exp() * noise
-        log_gamma = self._decoder.log_gamma
-        error = (z - self._decoder(u)).square() * (-2 * log_gamma).exp()
-        likelihood = 0.5 * error + log_gamma + 0.5 * math.log(2 * math.pi)
-        divergence = 0.5 * (mean.square() + (2 * log_deviation).exp() - 1) - log_deviation
-        return (likelihood + divergence).sum(1).mean()
+    def _loss(self, z, generator):
+        mean, log_deviation = self._network.encoder(z).chunk(2, 1)
+        u = mean + log_deviation.exp() * torch.empty_like(z).normal_(generator=generator)
+        error = losses.point_reconstruction(z, self._network.decoder(u))
+        likelihood = self.dimension * losses.gaussian_likelihood(error, self._network.learned["log_gamma"])
+        return likelihood + losses.kl_to_standard_normal(mean, log_deviation)
 
     def _sample(self, count, generator):
-        mean = self._decoder(self._noise(count, generator))
-        return self._shift + self._scale * (mean + self._decoder.log_gamma.exp() * self._noise(count, generator))
+        mean, gamma = self._network.decoder(self._noise(count, generator)), self._network.learned["log_gamma"].exp()
+        return self._shift + self._scale * (mean + gamma * self._noise(count, generator))
 
     def log_prob(self, z: Tensor) -> Tensor:
         raise NotImplementedError("the second stage can be sampled, but its log density has no closed form")
 
 
-DENSITIES: dict[str, type[Density]] = {
-    "isotropic": Isotropic,
-    "gaussian": Gaussian,
-    "gmm": GaussianMixture,
-    "realnvp": RealNVP,
-    "second_stage": SecondStage,
-}
+DENSITIES: dict[str, type[Density]] = dict(
+    isotropic=Isotropic, gaussian=Gaussian, gmm=GaussianMixture, realnvp=RealNVP, second_stage=SecondStage
+)
 
 
 def fit(name: str, codes: Tensor, seed: int, **options) -> Density:
@@ -321,26 +238,30 @@ def fit(name: str, codes: Tensor, seed: int, **options) -> Density:
     Arguments:
         name: one of ``DENSITIES``.
         codes: (N, m) latent codes of the training points.
-        seed: of everything random in the fit.
         options: fields of the density, such as ``components=5`` for "gmm".
 
     Raises:
-        ValueError: for an unknown name or option, and for codes that are empty, not finite or too few.
+        ImportError: for "realnvp" without the package zuko.
+        ValueError: for an unknown name or option, codes that do not suffice or are not finite, and if training diverges.
 
     Example:
         >>> density = fit("gaussian", torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0]]), seed=0)
-        >>> density.mean.tolist()
-        [1.0, 1.0]
         >>> density.sample(5, torch.Generator().manual_seed(1)).shape
         torch.Size([5, 2])
     """
     if name not in DENSITIES:
         raise ValueError(f"unknown density {name!r}: choose one of {', '.join(DENSITIES)}")
     valid = [field.name for field in fields(DENSITIES[name])]
-    for option in options:
-        if option not in valid:
-            raise ValueError(f"density {name!r} has no option {option!r}: choose from {', '.join(valid) or '(none)'}")
-    return DENSITIES[name](**options).fit(codes, torch.Generator(codes.device).manual_seed(seed))
+    for option in set(options) - set(valid):
+        raise ValueError(f"density {name!r} has no option {option!r}: choose from {', '.join(valid) or '(none)'}")
+    if codes.dim() != 2 or codes.numel() == 0 or not codes.is_floating_point():
+        raise ValueError(f"codes must be a real matrix (N, m), not {codes.dtype} of shape {tuple(codes.shape)}")
+    check_finite(codes, "codes")
+    density, generator = DENSITIES[name](**options), torch.Generator(codes.device).manual_seed(seed)
+    density._like, density.dimension = codes.detach().new_empty(0), codes.shape[1]
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller switched off, flows are trained
+        density._fit(codes.detach().clone(), generator)
+    return density
 
 
 def _seed(generator: torch.Generator) -> int:
@@ -348,9 +269,8 @@ def _seed(generator: torch.Generator) -> int:
 
 
 @contextmanager
-def _initialisation(generator: torch.Generator) -> Iterator[None]:
+def _initialisation(seed: int):
     """Layers and masks are initialised from the global state of the CPU: seed it, and put it back afterwards."""
-    seed = _seed(generator)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
         yield
@@ -361,12 +281,6 @@ def _standardisation(codes: Tensor) -> tuple[Tensor, Tensor]:
     scale = codes.std(0, correction=0)
     rounding = 10 * torch.finfo(codes.dtype).eps * codes.abs().amax(0)
     return codes.mean(0), torch.where(scale > rounding, scale, 1)
-
-
-def _gaussian_log_prob(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    whitened = torch.linalg.solve_triangular(factor, (z - mean).T, upper=False)
-    constant = factor.diagonal().log().sum() + 0.5 * len(mean) * math.log(2 * math.pi)
-    return -0.5 * whitened.square().sum(0) - constant
 
 
 class _SkipNetwork(nn.Module):
@@ -381,23 +295,14 @@ class _SkipNetwork(nn.Module):
         return self.last(torch.cat([x, self.hidden(x)], 1))
 
 
-def _minimise(
-    network: nn.Module,
-    loss: Callable[[Tensor], Tensor],
-    codes: Tensor,
-    generator: torch.Generator,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    factor: Callable[[int], float],
-) -> None:
-    """Adam on batches drawn with replacement, with the learning rate times ``factor(step)``; freezes the network."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+def _minimise(density, network, loss, codes, generator, steps, rate):
+    """Adam on batches drawn with replacement, with the learning rate times ``rate(step)``; freezes the network."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=density.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for _ in range(steps):
-        index = torch.randint(len(codes), (batch_size,), generator=generator, device=codes.device)
+        index = torch.randint(len(codes), (density.batch_size,), generator=generator, device=codes.device)
         optimizer.zero_grad()
-        loss(codes[index]).backward()
+        loss(codes[index], generator).backward()
         optimizer.step()
         schedule.step()
     network.requires_grad_(False)

@@ -10,14 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
 
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "softplus": nn.Softplus,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "linear": nn.Identity,
-}
+ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, softplus=nn.Softplus, sigmoid=nn.Sigmoid, tanh=nn.Tanh, linear=nn.Identity)
 
 
 def mlp(widths: tuple[int, ...], activation: str, output_activation: str = "linear") -> nn.Sequential:
@@ -28,14 +21,6 @@ def mlp(widths: tuple[int, ...], activation: str, output_activation: str = "line
 
     Raises:
         ValueError: for an unknown activation.
-
-    Example:
-        >>> mlp((2, 8, 1), "relu")
-        Sequential(
-          (0): Linear(in_features=2, out_features=8, bias=True)
-          (1): ReLU()
-          (2): Linear(in_features=8, out_features=1, bias=True)
-        )
     """
     layers = [nn.Linear(wide, narrow) for wide, narrow in zip(widths, widths[1:], strict=False)]
     return nn.Sequential(*_activated(layers, activation, output_activation))
@@ -58,8 +43,7 @@ class Circular(nn.Module):
         return z / z.square().sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
 
 
-# Forms of the latent code: what follows the encoder's last layer. The entropic autoencoder normalizes each coordinate
-# over the batch, without trainable scale; new points are normalized by the running statistics.
+# Forms of the latent code: what follows the encoder's last layer. New points are normalized by running statistics.
 LATENTS: dict[str, Callable[[int], nn.Module | None]] = {
     "plain": lambda latent_dim: None,
     "circular": lambda latent_dim: Circular(),
@@ -72,8 +56,7 @@ class GaussianEncoder(nn.Module):
     """An encoder with a Gaussian posterior: its code is the mean.
 
     Arguments:
-        body: x -> (B, 2m), mean and log σ side by side, or (B, m) if σ is given.
-        deviation: σ where it is not learned.
+        body: x -> (B, 2m), mean and log σ side by side, or (B, m) where the ``deviation`` σ is not learned.
     """
 
     def __init__(self, body: nn.Module, deviation: float | None = None):
@@ -87,8 +70,7 @@ class GaussianEncoder(nn.Module):
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The posterior from the ``body``'s outputs."""
         if self.deviation is None:
-            mean, log_deviation = outputs.chunk(2, dim=1)
-            return mean, log_deviation
+            return outputs.chunk(2, dim=1)
         return outputs, torch.full_like(outputs, log(self.deviation))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,8 +87,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, learned: dict[str, float] | None = None):
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+        self.encoder, self.decoder = encoder, decoder
         self.learned = nn.ParameterDict({name: torch.tensor(float(value)) for name, value in (learned or {}).items()})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,8 +100,7 @@ class _Transposed(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight.T
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight.T
+    right_inverse = forward
 
 
 def _tie(encoder: nn.Module, decoder: nn.Module) -> None:
@@ -141,11 +121,8 @@ def _limit(part: nn.Module) -> None:
 class _Architecture:
     """What the descriptions of networks share: they say what encoder and decoder are, ``build`` makes both."""
 
-    latent_dim: int
-
     def _parts(self, data_shape: tuple[int, ...], outputs: int, weights: str) -> tuple[nn.Module, nn.Module]:
         """Encoder (B, ...) -> (B, outputs) and decoder (B, m) -> (B, ...), the layers made in this order."""
-        raise NotImplementedError
 
     def build(
         self,
@@ -157,10 +134,7 @@ class _Architecture:
         deviation: float | None = None,
         learned: dict[str, float] | None = None,
     ) -> Autoencoder:
-        """The network for data of shape ``data_shape`` with PyTorch's default initialization from ``seed``.
-
-        The weights are drawn on the CPU, so that a seed means the same weights on every device; the global
-        random state is left as it was.
+        """The network for data of this shape, with PyTorch's default initialization, the same for a seed on every device.
 
         Arguments:
             latent, weights: forms of the code and of the weights, see :class:`nrae_lib.core.methods.Objective`.
@@ -168,19 +142,16 @@ class _Architecture:
             learned: see :class:`Autoencoder`.
 
         Raises:
-            ValueError: for an unknown activation, or a shape of the data or form of the weights that this kind of
-                network does not have.
+            ValueError: for an unknown activation, or a shape or form of the weights that this kind of network does not have.
         """
         outputs = self.latent_dim * (2 if posterior == "learned" else 1)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # on the CPU; the global random state is left as it was
             torch.manual_seed(seed)
             encoder, decoder = self._parts(tuple(data_shape), outputs, weights)
             for part in {"spectral": (encoder, decoder), "spectral_decoder": (decoder,)}.get(weights, ()):
                 _limit(part)
         if latent == "circular" and self.latent_dim < 2:
-            raise ValueError(
-                "a circular code needs latent_dim (n_components) of at least 2: on a line only +1 and -1 are left"
-            )
+            raise ValueError("a circular code needs latent_dim (n_components) >= 2: on a line only +1 and -1 are left")
         form = LATENTS[latent](self.latent_dim)
         if form is not None:
             encoder = nn.Sequential(encoder, form)
@@ -248,12 +219,8 @@ class ConvNetwork(_Architecture):
     code has.
 
     Arguments:
-        latent_dim: m, the dimension of the latent code.
-        activation, output: names from ``ACTIVATIONS``; ``output`` follows the decoder's last layer.
+        latent_dim, activation, output: as for :class:`Network`.
         width: multiplies the number of channels of all hidden layers; the supplement's networks have 1.
-
-    Raises:
-        ValueError: for a latent_dim or width that is not positive.
     """
 
     latent_dim: int
@@ -268,19 +235,18 @@ class ConvNetwork(_Architecture):
 
     def _parts(self, data_shape, outputs, weights):
         if len(data_shape) != 3 or data_shape[1] != data_shape[2] or data_shape[1] not in _CONVOLUTIONS:
-            raise ValueError(
-                "a convolutional network needs images of shape (channels, H, H) with H one of "
-                f"{', '.join(map(str, _CONVOLUTIONS))}, not {data_shape}"
-            )
+            needed = f"images of shape (channels, H, H) with H one of {', '.join(map(str, _CONVOLUTIONS))}"
+            raise ValueError(f"a convolutional network needs {needed}, not {data_shape}")
         if weights == "tied":
             raise ValueError(
-                "weights 'tied' need a decoder that mirrors the encoder layer by layer, which the convolutional networks "
-                "do not have: choose free, spectral or spectral_decoder, or a fully connected network"
+                "weights 'tied' need a decoder that mirrors the encoder layer by layer, unlike the convolutional networks: "
+                "choose free, spectral or spectral_decoder, or a fully connected network"
             )
         channels, side, _ = data_shape
         kernels, steps = _CONVOLUTIONS[side]
-        down = [(self._scaled(128 * 2**place), kernel, 2, 0) for place, kernel in enumerate(kernels)]
-        up = [(self._scaled(wide), *settings) for wide, *settings in steps]
+        scaled = lambda count: max(1, round(self.width * count))  # noqa: E731
+        down = [(scaled(128 * 2**place), kernel, 2, 0) for place, kernel in enumerate(kernels)]
+        up = [(scaled(wide), *settings) for wide, *settings in steps]
         encoder = [*_convolutions(nn.Conv2d, channels, [*down, (outputs, 1, 1, 0)])]
         decoder = [*_convolutions(nn.ConvTranspose2d, self.latent_dim, [*up, (channels, 1, 1, 0)])]
         return (
@@ -288,13 +254,7 @@ class ConvNetwork(_Architecture):
             nn.Sequential(nn.Unflatten(1, (self.latent_dim, 1, 1)), *_activated(decoder, self.activation, self.output)),
         )
 
-    def _scaled(self, channels: int) -> int:
-        return max(1, round(self.width * channels))
-
 
 def network_from_dict(content: dict[str, Any]) -> Network | ConvNetwork:
-    """The description of a network whose ``dataclasses.asdict`` is ``content``.
-
-    Only fully connected networks have widths ``hidden``, by which the two kinds are told apart.
-    """
+    """The description of a network whose ``dataclasses.asdict`` is ``content``."""
     return (Network if "hidden" in content else ConvNetwork)(**content)

@@ -34,6 +34,12 @@ def check_points(points: Tensor, name: str) -> None:
         )
 
 
+def check_finite(found: Tensor, name: str) -> None:
+    """Stop with one sentence if what a model has ``found`` holds NaN or infinity."""
+    if not torch.isfinite(found).all():
+        raise ValueError(f"the {name} hold NaN or infinite values: the model has diverged")
+
+
 def picked(points: Tensor, index: Tensor) -> Tensor:
     """The points at ``index``, of the shape of ``index`` and then that of a point; bytes become floats."""
     # Copies whole rows; points[index] copies number by number, four times slower on the CPU.

@@ -1,9 +1,14 @@
-"""The neighbourhood reconstruction loss against its definition and its limiting cases."""
+"""Reconstruction losses against their definitions and their limiting cases."""
+
+from math import e, inf, log
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.functional import hessian, jacobian
+from torch.distributions import Normal
 
+from nrae_lib.core import losses
 from nrae_lib.core.losses import neighborhood_reconstruction, point_reconstruction
 from nrae_lib.core.models import mlp
 
@@ -25,17 +30,12 @@ def by_definition(decoder, z, z_near, x, x_near, order, weight):
     for i in range(len(z)):
         terms = [(x[i] - decoder(z[i])).square().mean()]
         for z_prime, x_prime in zip(z_near[:, i], x_near[:, i], strict=True):
-            dz = z_prime - z[i]
-            expansion = decoder(z[i])
+            dz, expansion = z_prime - z[i], decoder(z[i])
             if order >= 1:
-                expansion = expansion + torch.autograd.functional.jacobian(decoder, z[i]) @ dz
+                expansion = expansion + jacobian(decoder, z[i]) @ dz
             if order == 2:
-                expansion = expansion + 0.5 * torch.stack(
-                    [
-                        dz @ torch.autograd.functional.hessian(lambda point, d=d: decoder(point)[d], z[i]) @ dz
-                        for d in range(x.shape[1])
-                    ]
-                )
+                bends = [hessian(lambda point, d=d: decoder(point)[d], z[i]) for d in range(x.shape[1])]
+                expansion = expansion + 0.5 * torch.stack([dz @ bend @ dz for bend in bends])
             terms.append(weight * (x_prime - expansion).square().mean())
         total = total + sum(terms) / len(terms)
     return total / len(z)
@@ -85,22 +85,13 @@ def test_linear_decoder_reconstructs_every_neighbour_from_its_own_code(order):
     torch.testing.assert_close(ours, plain / 3)
 
 
-def gradients(activation, order):
+@pytest.mark.parametrize(("activation", "same"), [("relu", True), ("elu", False)])
+def test_relu_with_linear_output_makes_q_equal_l_and_elu_does_not(activation, same):
     decoder, data = network(activation), sample()
-    loss = neighborhood_reconstruction(decoder, *data, order, 1.0)
-    return loss, torch.autograd.grad(loss, list(decoder.parameters()))
-
-
-def test_relu_with_linear_output_makes_q_equal_l():
-    (linear, linear_gradients), (quadratic, quadratic_gradients) = gradients("relu", 1), gradients("relu", 2)
-    assert torch.equal(linear, quadratic)
-    assert all(map(torch.equal, linear_gradients, quadratic_gradients))
-
-
-def test_elu_makes_them_differ():
-    (linear, linear_gradients), (quadratic, quadratic_gradients) = gradients("elu", 1), gradients("elu", 2)
-    assert not torch.isclose(linear, quadratic)
-    assert not all(map(torch.allclose, linear_gradients, quadratic_gradients))
+    linear, quadratic = (neighborhood_reconstruction(decoder, *data, order, 1.0) for order in (1, 2))
+    gradients = [torch.autograd.grad(loss, list(decoder.parameters())) for loss in (linear, quadratic)]
+    assert torch.equal(linear, quadratic) if same else not torch.isclose(linear, quadratic)
+    assert all(map(torch.equal, *gradients)) if same else not all(map(torch.allclose, *gradients))
 
 
 def test_gradients_reach_both_codes():
@@ -115,12 +106,8 @@ def test_equation_weighting_estimates_equation_3_without_bias():
     """Over all single-neighbour samples its mean is the loss with all k neighbours; "sample" weighs them 1/k of it."""
     decoder, (z, z_near, x, x_near) = network("elu"), sample(sampled=4)
     everything = by_definition(decoder, z, z_near, x, x_near, 1, 0.6)
-    singles = [
-        neighborhood_reconstruction(
-            decoder, z, z_near[j : j + 1], x, x_near[j : j + 1], 1, 0.6, weighting="equation", n_neighbors=4
-        )
-        for j in range(4)
-    ]
+    options = dict(order=1, neighbor_weight=0.6, weighting="equation", n_neighbors=4)
+    singles = [neighborhood_reconstruction(decoder, z, z_near[[j]], x, x_near[[j]], **options) for j in range(4)]
     torch.testing.assert_close(torch.stack(singles).mean(), everything)
 
 
@@ -134,7 +121,35 @@ def test_an_unknown_weighting_is_refused():
 
 def test_without_the_centre_lambda_is_a_common_factor():
     decoder, data = network("elu"), sample()
-    one, hundred = (
-        neighborhood_reconstruction(decoder, *data, 1, weight, include_center=False) for weight in (1.0, 100.0)
-    )
+    one, hundred = (neighborhood_reconstruction(decoder, *data, 1, w, include_center=False) for w in (1.0, 100.0))
     torch.testing.assert_close(hundred, 100 * one)
+
+
+# Likelihood and relational reconstruction
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_gaussian_likelihood_is_the_density_of_torch_and_best_at_the_root_of_the_error():
+    x, reconstruction, log_sigma = normal(5, 3, 4), normal(5, 3, 4, seed=1), torch.tensor(-0.7, dtype=torch.float64)
+    expected = -Normal(reconstruction, log_sigma.exp()).log_prob(x).mean()
+    error = point_reconstruction(x, reconstruction)
+    torch.testing.assert_close(losses.gaussian_likelihood(error, log_sigma), expected)
+    best = torch.tensor(0.5 * log(float(error)), dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(losses.gaussian_likelihood(error, best), best)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+def test_relational_reconstruction_against_a_double_loop_and_with_the_point_alone():
+    x_near, reconstruction, weights = normal(3, 4, 2, 2), normal(4, 2, 2, seed=1), normal(3, 4, seed=2).square()
+    total = sum(weights[j, i] * ((x_near[j, i] - reconstruction[i]) ** 2).sum() / 4 for i in range(4) for j in range(3))
+    torch.testing.assert_close(losses.relational_reconstruction(x_near, reconstruction, weights), total / 4)
+    alone = losses.relational_reconstruction(x_near[:1], reconstruction, torch.ones(1, 4, dtype=torch.float64))
+    torch.testing.assert_close(alone, point_reconstruction(x_near[0], reconstruction))
+
+
+def test_heat_weights_by_hand():
+    ours = losses.heat_weights(torch.tensor([0.0, 2.0, inf]), 2.0)
+    torch.testing.assert_close(ours, torch.tensor([1.0, 1 / e, 0.0]))

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from nrae_lib.core import losses
-from nrae_lib.core.models import mlp
+from nrae_lib.core.losses.geometry import random_directions
+from nrae_lib.core.models import Network, mlp
 
 ENCODER_TERMS = {
     "contraction": losses.encoder_contraction,
@@ -22,18 +23,14 @@ DECODER_TERMS = {
 }
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def gaussian(seed=0):
     """Standard normal numbers of the shape of the argument, from ``seed`` on."""
-    generator = seeded(seed)
+    generator = torch.Generator().manual_seed(seed)
     return lambda like: torch.empty_like(like).normal_(generator=generator)
 
 
 def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+    return gaussian(seed)(torch.empty(*shape, dtype=torch.float64))
 
 
 def encoder():
@@ -71,23 +68,18 @@ def test_exact_norms_are_those_of_the_full_jacobians(kind):
     torch.testing.assert_close(losses.decoder_jacobian_norm(up, z), squared_jacobians(up, z).mean())
 
 
-def test_estimates_have_the_exact_norms_as_expectation():
-    down, up, x, z = encoder(), decoder(), normal(2, 5), normal(2, 3)
-    many = lambda points: points.repeat_interleave(20_000, 0)  # noqa: E731
+def test_estimates_have_the_exact_norms_as_expectation_and_are_repeatable():
     for term, network, points in (
-        (losses.encoder_contraction, down, x),
-        (losses.decoder_jacobian_norm, up, z),
+        (losses.encoder_contraction, encoder(), normal(2, 5)),
+        (losses.decoder_jacobian_norm, decoder(), normal(2, 3)),
     ):
-        exact = term(network, points).detach()
-        estimates = torch.stack([term(network, many(points), gaussian(seed)).detach() for seed in range(8)])
+        exact, many = term(network, points).detach(), points.repeat_interleave(20_000, 0)
+        estimates = torch.stack([term(network, many, gaussian(seed)).detach() for seed in range(8)])
         # Relative deviation of one draw of ‖uᵀJ‖² is at most √2, of 8 x 40,000 draws below 0.003.
         assert abs(estimates.mean() / exact - 1) < 0.01
         assert estimates.std() > 0
-
-
-def test_one_draw_of_an_estimate_is_random_and_repeatable():
-    draws = [losses.encoder_contraction(encoder(), normal(2, 5), gaussian(seed)) for seed in (0, 0, 1)]
-    assert draws[0] == draws[1] != draws[2]
+        first, again, other = (term(network, points, gaussian(seed)) for seed in (0, 0, 1))
+        assert first == again != other
 
 
 def test_energy_gradient_against_autograd():
@@ -131,10 +123,6 @@ def spiral(angle):
     return torch.stack([angle * angle.cos(), angle * angle.sin()], -1)
 
 
-def spiral_slope(angle):
-    return torch.stack([angle.cos() - angle * angle.sin(), angle.sin() + angle * angle.cos()], -1)
-
-
 def arc_length(angle):
     return 0.5 * (angle * (1 + angle**2).sqrt() + torch.asinh(angle))
 
@@ -149,22 +137,22 @@ def swiss_roll(z):
 
 def unroll(x):
     """The code of the nearest point of the roll, again by Newton's method; the radius is exact on the roll."""
-    angle = unroll_by_radius(x, as_angle=True)
+    angle = x[:, :2].norm(dim=1)
     for _ in range(5):
-        offset, slope = spiral(angle) - x[:, :2], spiral_slope(angle)
-        bend = torch.stack([-2 * angle.sin() - angle * angle.cos(), 2 * angle.cos() - angle * angle.sin()], -1)
+        sin, cos, offset = angle.sin(), angle.cos(), spiral(angle) - x[:, :2]
+        slope = torch.stack([cos - angle * sin, sin + angle * cos], -1)
+        bend = torch.stack([-2 * sin - angle * cos, 2 * cos - angle * sin], -1)
         angle = angle - (offset * slope).sum(1) / (slope.square().sum(1) + (offset * bend).sum(1))
     return torch.stack([arc_length(angle), x[:, 2]], 1)
 
 
-def unroll_by_radius(x, as_angle=False):
+def unroll_by_radius(x):
     """The same codes on the roll, but another map beside it."""
-    angle = x[:, :2].norm(dim=1)
-    return angle if as_angle else torch.stack([arc_length(angle), x[:, 2]], 1)
+    return torch.stack([arc_length(x[:, :2].norm(dim=1)), x[:, 2]], 1)
 
 
 def test_the_swiss_roll_in_arc_length_is_isometric_and_its_projection_pseudo_isometric():
-    z = torch.rand(50, 2, generator=seeded(), dtype=torch.float64) * 60 + 10
+    z = torch.rand(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 60 + 10
     x = swiss_roll(z)
     torch.testing.assert_close(unroll(x), z)
     torch.testing.assert_close(unroll_by_radius(x), z)
@@ -190,14 +178,11 @@ def test_isometry_trains_the_decoder_only():
     assert given == [False] * 6 + [True] * 6
 
 
-def test_one_latent_dimension_has_two_directions():
-    draws = losses.random_directions(torch.empty(100, 1, dtype=torch.float64), gaussian())
+def test_random_directions_are_uniform_unit_vectors():
+    draws = random_directions(torch.empty(100, 1, dtype=torch.float64), gaussian())  # ±1
     torch.testing.assert_close(draws.abs(), torch.ones_like(draws))
     assert draws.min() < 0 < draws.max()
-
-
-def test_random_directions_are_uniform_unit_vectors():
-    u = losses.random_directions(torch.empty(20_000, 3, dtype=torch.float64), gaussian())
+    u = random_directions(torch.empty(20_000, 3, dtype=torch.float64), gaussian())
     torch.testing.assert_close(u.norm(dim=1), torch.ones(20_000, dtype=torch.float64))
     torch.testing.assert_close(u.mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=0.02)
     torch.testing.assert_close(u.T @ u / 20_000, torch.eye(3, dtype=torch.float64) / 3, rtol=0, atol=0.02)
@@ -225,18 +210,15 @@ def assert_gradient(loss, parameters, step=1e-5):
     torch.testing.assert_close(ours, (values[0] - values[1]) / (2 * step), rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("term", ENCODER_TERMS)
+@pytest.mark.parametrize("term", [*ENCODER_TERMS, *DECODER_TERMS])
 @pytest.mark.parametrize("kind", ["dense", "images"])
-def test_gradients_reach_the_encoder(term, kind):
-    network, x = (encoder(), normal(4, 5)) if kind == "dense" else (convolutions()[0], normal(4, 1, 7, 7))
-    assert_gradient(lambda: ENCODER_TERMS[term](network, x), list(network.parameters()))
-
-
-@pytest.mark.parametrize("term", DECODER_TERMS)
-@pytest.mark.parametrize("kind", ["dense", "images"])
-def test_gradients_reach_the_decoder(term, kind):
-    network, z = (decoder(), normal(4, 3)) if kind == "dense" else (convolutions()[1], normal(4, 2))
-    assert_gradient(lambda: DECODER_TERMS[term](network, z), list(network.parameters()))
+def test_gradients_reach_the_network(term, kind):
+    side = int(term in DECODER_TERMS)
+    network = (encoder(), decoder())[side] if kind == "dense" else convolutions()[side]
+    points = normal(
+        *{("dense", 0): (4, 5), ("dense", 1): (4, 3), ("images", 0): (4, 1, 7, 7), ("images", 1): (4, 2)}[kind, side]
+    )
+    assert_gradient(lambda: (ENCODER_TERMS | DECODER_TERMS)[term](network, points), list(network.parameters()))
 
 
 @pytest.mark.parametrize("term", ["Jacobian", "Jacobian, estimate", "energy"])
@@ -269,19 +251,11 @@ def test_weight_norm_by_hand():
     assert [None if g is None else g.flatten().tolist() for g in gradients] == [[2, 4], None, [6], None, [-8], None]
 
 
-def test_weight_norm_of_normalized_layers_is_that_of_the_weights_in_use():
+def test_weight_norm_is_that_of_the_weights_in_use_and_counts_tied_ones_once():
     torch.manual_seed(0)
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
     torch.testing.assert_close(losses.weight_norm(layer.eval()), layer.weight.square().sum())
-
-
-def test_weight_norm_of_a_network_without_weights_is_refused():
-    with pytest.raises(ValueError, match="no linear or convolution layer"):
-        losses.weight_norm(nn.Tanh())
-
-
-def test_tied_weights_count_once():
-    from nrae_lib.core.models import Network
-
     tied = Network((4,), 2).build((3,), seed=0, weights="tied")
     assert torch.equal(losses.weight_norm(tied), losses.weight_norm(tied.encoder))
+    with pytest.raises(ValueError, match="no linear or convolution layer"):
+        losses.weight_norm(nn.Tanh())

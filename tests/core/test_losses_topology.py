@@ -44,12 +44,8 @@ def test_tree_of_a_larger_batch():
     assert_minimum_spanning(np.linalg.norm(points[:, None] - points[None], axis=2))
 
 
-def test_ties_go_to_the_lowest_index():
-    distance = 1 - torch.eye(4)
-    assert minimum_spanning_tree(distance).tolist() == [[0, 1], [0, 2], [0, 3]]
-
-
-def test_tree_of_one_point_has_no_edges():
+def test_ties_go_to_the_lowest_index_and_one_point_has_no_edges():
+    assert minimum_spanning_tree(1 - torch.eye(4)).tolist() == [[0, 1], [0, 2], [0, 3]]
     assert minimum_spanning_tree(torch.zeros(1, 1)).shape == (0, 2)
 
 
@@ -95,10 +91,7 @@ def test_gradients_are_finite_with_duplicates(dtype):
     assert topological_loss(torch.zeros(3, 2), torch.zeros(3, 1), 1.0).item() == 0.0
 
 
-def test_data_and_codes_far_from_the_origin_keep_their_distances():
+def test_images_are_flattened_and_points_far_from_the_origin_keep_their_distances():
     x, z = X.float(), Z.float()
     assert topological_loss(x + 4096, z + 4096, 2.0) == topological_loss(x, z, 2.0)
-
-
-def test_images_are_flattened():
     torch.testing.assert_close(topological_loss(X.view(5, 1, 1, 1), Z, 2.0), topological_loss(X, Z, 2.0))

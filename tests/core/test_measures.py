@@ -1,8 +1,8 @@
-"""Measures against hand-computed values and independent implementations."""
+"""Measures of errors, order and smoothness against hand-computed values and independent implementations."""
 
-import warnings
+import math
+import re
 
-import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -10,29 +10,64 @@ from torch import nn
 
 from nrae_lib.core import measures
 
+TURN = 2 * math.pi
 
-class Shift(nn.Module):
-    def forward(self, x):
-        return x + torch.tensor([1.0, 3.0])
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def function(call):
+    model = nn.Module()
+    model.forward = call
+    return model
 
 
 @pytest.mark.parametrize("count", [1, 7, 10_000])
 def test_mean_squared_error_averages_points_and_features(count):
-    assert measures.mean_squared_error(Shift(), torch.zeros(count, 2)) == pytest.approx(5.0)
+    shift = function(lambda x: x + torch.tensor([1.0, 3.0]))
+    assert measures.mean_squared_error(shift, torch.zeros(count, 2)) == pytest.approx(5.0)
 
 
-def test_rank_correlation_agrees_with_scipy_also_with_ties():
-    generator = torch.Generator().manual_seed(0)
-    code = torch.randint(5, (60,), generator=generator).float()
-    position = torch.randn(60, generator=generator)
-    expected = abs(spearmanr(code.numpy(), position.numpy()).statistic)
+def test_errors_of_bytes_are_those_of_fractions_in_small_blocks_too():
+    images, halve = (
+        torch.randint(256, (7, 1, 6, 6), generator=generator(), dtype=torch.uint8),
+        function(lambda x: 0.5 * x),
+    )
+    rows = images / 255
+    each = measures.per_point_error(halve, images, block=2)
+    assert each.dtype == torch.float32 and each.shape == (7,)
+    assert torch.allclose(each, (0.5 * rows).square().mean((1, 2, 3)))
+    assert measures.mean_squared_error(halve, images) == measures.mean_squared_error(halve, rows)
+    assert measures.mean_squared_error(halve, images, block=3) == pytest.approx(float(each.mean()))
+
+
+def test_large_images_come_in_blocks_of_bounded_size():
+    seen = []
+    model = function(lambda x: seen.append(len(x)) or x)
+    measures.mean_squared_error(model, torch.zeros(1, 1, dtype=torch.uint8).expand(5, 2**23))
+    assert seen == [2, 2, 1]
+
+
+def test_psnr_of_known_errors_and_both_means():
+    clean = torch.zeros(2, 1, 4, 4)
+    noisy = torch.tensor([0.1, 0.01]).view(2, 1, 1, 1).expand(2, 1, 4, 4)  # 20 and 40 dB
+    assert measures.psnr(noisy, clean) == pytest.approx(30, abs=1e-4)
+    assert measures.psnr_of_mean(noisy, clean) == pytest.approx(-10 * math.log10((1e-2 + 1e-4) / 2), abs=1e-4)
+    bytes_ = torch.full((1, 4), 51, dtype=torch.uint8)
+    assert measures.psnr(bytes_, torch.zeros(1, 4)) == pytest.approx(-20 * math.log10(0.2), abs=1e-4)
+    assert measures.psnr(clean, clean) == math.inf
+
+
+# Order on a line
+
+
+def test_rank_correlation_agrees_with_scipy_and_ignores_direction_and_scale():
+    code, position = torch.randint(5, (60,), generator=generator()).float(), torch.randn(60, generator=generator(1))
+    expected = abs(spearmanr(code.numpy(), position.numpy()).statistic)  # with ties
     assert measures.rank_correlation(code, position) == pytest.approx(expected)
-
-
-def test_rank_correlation_ignores_direction_and_scale():
-    position = torch.linspace(0, 1, 30)
     assert measures.rank_correlation(-position.exp() * 100, position) == pytest.approx(1.0)
-    assert measures.rank_correlation(torch.zeros(30), position) == 0.0
+    assert measures.rank_correlation(torch.zeros(60), position) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -45,11 +80,11 @@ def test_rank_correlation_ignores_direction_and_scale():
         ([0, 2, 1, 3, 2, 5], 2),  # two folds
         ([0, 1, 0.97, 2, 3, 4], 0),  # a ripple below 1 % of the range
         ([1, 1, 1, 1, 1, 1], 1),  # no order at all
+        ([*torch.linspace(0, 1, 500), *torch.linspace(1, 0.9, 100), *torch.linspace(0.9, 2, 500)], 1),  # a slow retreat
     ],
 )
 def test_order_breaks(code, breaks):
-    shuffled = torch.randperm(6, generator=torch.Generator().manual_seed(0))
-    position = torch.arange(6.0)
+    shuffled, position = torch.randperm(len(code), generator=generator()), torch.arange(float(len(code)))
     assert measures.order_breaks(torch.tensor(code, dtype=torch.float32)[shuffled], position[shuffled]) == breaks
 
 
@@ -58,73 +93,156 @@ def test_order_breaks_does_not_depend_on_the_sign_of_the_code():
     assert measures.order_breaks(code, position) == measures.order_breaks(-code, position)
 
 
-def test_a_diverged_model_is_not_in_the_right_order():
-    with pytest.raises(ValueError, match="diverged"):
-        measures.order_breaks(torch.tensor([0.0, float("nan"), 1.0]), torch.arange(3.0))
-
-
-def test_a_slow_retreat_over_many_points_is_one_break():
-    code = torch.cat([torch.linspace(0, 1, 500), torch.linspace(1, 0.9, 100), torch.linspace(0.9, 2, 500)])
-    assert measures.order_breaks(code, torch.arange(1100.0)) == 1
-
-
 def test_total_turning_of_known_curves():
-    angle = torch.linspace(0, 2 * torch.pi, 2001, dtype=torch.float64)
+    angle = torch.linspace(0, TURN, 2001, dtype=torch.float64)
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     assert measures.total_turning(circle) == pytest.approx(2.0, abs=2e-3)
     assert measures.total_turning(torch.stack([angle, 3 * angle], 1)) == pytest.approx(0.0, abs=1e-5)
     # The tangent's slope, cos x, runs from -1 to 1 and back to -1: two swings of 90 degrees.
-    x = torch.linspace(-torch.pi, torch.pi, 2001, dtype=torch.float64)
+    x = angle - math.pi
     assert measures.total_turning(torch.stack([x, x.sin()], 1)) == pytest.approx(1.0, abs=2e-3)
-
-
-def test_total_turning_survives_repeated_points_and_reversals():
+    # Repeated points and reversals.
     assert measures.total_turning(torch.tensor([[0.0, 0], [1, 0], [1, 0], [0, 0]])) == pytest.approx(1.0)
 
 
-def moments(count, features, seed):
-    samples = np.random.default_rng(seed).normal(size=(count, features)) * np.arange(1, features + 1) + seed
-    return samples.mean(0), np.cov(samples.T)
+def test_neighbor_breaks_finds_leaps_and_no_local_swap():
+    position = torch.linspace(-10, 10, 20)
+    swapped = position.clone()
+    swapped[[4, 5]] = swapped[[5, 4]]
+    assert measures.neighbor_breaks(position, position) == measures.neighbor_breaks(-swapped, position) == []
+    moved = position.clone()
+    moved[8:11] += 100  # three points from the middle go to the end: one leap where they were, one where they are now
+    assert measures.neighbor_breaks(moved, position) == [7, 16]
+    angle = torch.arange(0, 360, 12.0)
+    turned = (angle + 100) % 360
+    assert measures.neighbor_breaks(turned, angle) == [int((turned < 100).sum()) - 1]
+    assert measures.neighbor_breaks(turned, angle, period=360.0) == []
 
 
-@pytest.mark.parametrize(("count", "tolerance"), [(200, 1e-10), (4, 1e-6)], ids=["regular", "singular"])
-def test_frechet_distance_agrees_with_pytorch_fid(count, tolerance):
-    """Fewer samples than features leave singular covariances, where pytorch-fid's matrix root loses half the digits."""
-    fid_score = pytest.importorskip("pytorch_fid.fid_score")
-    a, b = moments(count, 6, 0), moments(count, 6, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its use of scipy
-        expected = fid_score.calculate_frechet_distance(*a, *b)
-    assert measures.frechet_distance(*a, *b) == pytest.approx(expected, rel=tolerance)
-    assert measures.frechet_distance(*map(torch.from_numpy, a), *b) == measures.frechet_distance(*a, *b)
+# Order on a circle
 
 
-def test_frechet_distance_of_diagonal_covariances():
-    """Commuting covariances: ‖μa - μb‖² + Σ (σa - σb)², also where a variance is zero."""
-    a, b = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([3.0, 0.0, 5.0])
-    distance = measures.frechet_distance(torch.zeros(3), a.square().diag(), torch.ones(3), b.square().diag())
-    assert distance == pytest.approx(3 + (a - b).square().sum().item(), rel=1e-12)
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_perfect_winding_is_perfect_in_every_measure(even, direction):
+    true = torch.arange(100.0) / 100 * TURN if even else torch.rand(100, generator=generator()) * 4 + 0.3
+    code = direction * true + 5
+    points = 3 * torch.stack([code.cos(), code.sin()], 1)
+    assert measures.circular_correlation(points, true) == pytest.approx(1, abs=1e-6)
+    if even:
+        shuffled = torch.randperm(100, generator=generator())
+        assert measures.winding_number(code) == direction == measures.winding_number(points)
+        assert measures.circular_breaks(points[shuffled], true[shuffled]) == 0
 
 
-@pytest.mark.parametrize("count", [3, 100])
-def test_frechet_distance_to_itself_is_zero_to_rounding_also_for_singular_covariances(count):
-    """Roots of eigenvalues would leave 1e-7 of the trace here."""
-    mean, covariance = moments(count, 40, 2)
-    assert measures.frechet_distance(mean, covariance, mean, covariance) <= 1e-12 * covariance.trace()
+def test_circular_correlation_of_full_circles_is_that_of_jammalamadaka_and_sengupta():
+    alpha = torch.arange(60, dtype=torch.float64) / 60 * TURN
+    # Noise of which the second moments stay those of a full circle: a permutation of the same angles.
+    beta = alpha[(torch.arange(60) + 8 * torch.randn(60, generator=generator())).argsort()]
+    expected = abs(torch.exp(1j * (alpha - beta)).mean().abs() - torch.exp(1j * (alpha + beta)).mean().abs())
+    assert 0.3 < expected < 0.95
+    assert measures.circular_correlation(alpha, beta) == pytest.approx(float(expected), rel=1e-9)
+    assert measures.circular_correlation(1 - alpha, 2 + beta) == pytest.approx(float(expected), rel=1e-9)
 
 
-def test_frechet_distance_is_symmetric_and_unchanged_by_a_rotation():
-    a, b = moments(5, 8, 0), moments(50, 8, 1)
-    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
-    turned = [(rotation @ mean, rotation @ covariance @ rotation.T) for mean, covariance in (a, b)]
-    distance = measures.frechet_distance(*a, *b)
-    assert measures.frechet_distance(*b, *a) == pytest.approx(distance, rel=1e-10)
-    assert measures.frechet_distance(*turned[0], *turned[1]) == pytest.approx(distance, rel=1e-10)
+@pytest.mark.parametrize(
+    ("code", "winding", "breaks"),
+    [
+        (lambda t: 2 * t, 2, 1),  # wound twice
+        (lambda t: (t - math.pi).abs(), 0, 1),  # folded: forward, then back
+        (lambda t: 0 * t, 0, 1),  # constant
+        (lambda t: t + 0.5 * torch.sin(4 * t), 1, 4),  # four retreats
+        (lambda t: t + 0.02 * torch.sin(100 * t), 1, 0),  # ripples below the tolerance
+    ],
+    ids=["double", "fold", "constant", "retreats", "ripple"],
+)
+def test_circular_breaks(code, winding, breaks):
+    true = torch.arange(1000, dtype=torch.float64) / 1000 * TURN
+    for offset in (0.0, 1.3):  # the stretches must not depend on where the circle is cut
+        position = (true + offset).remainder(TURN)
+        assert measures.circular_breaks(code(true), position) == breaks
+        assert measures.circular_breaks(-code(true), position) == breaks
+    assert measures.winding_number(code(true)) == winding
+    if winding != 1:
+        assert measures.circular_correlation(code(true), true) < 0.01
 
 
-def test_frechet_distance_refuses_what_is_no_pair_of_gaussians():
-    mean, covariance = torch.zeros(3), torch.eye(3)
-    with pytest.raises(ValueError, match=r"two means \(D,\) and two covariances"):
-        measures.frechet_distance(mean, covariance, mean[:2], covariance)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        measures.frechet_distance(mean, covariance, mean * torch.nan, covariance)
+def test_a_stretch_across_the_cut_is_one_break():
+    code = torch.tensor([0.8, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 1.5, 1.0])
+    assert measures.circular_breaks(code, torch.arange(9.0)) == 1
+
+
+def test_grid_smoothness_of_affine_and_quadratic_grids():
+    r, c = torch.meshgrid(torch.arange(6.0), torch.arange(5.0), indexing="ij")
+    affine = torch.stack([2 * r - c + 1, 3 * c], 2)
+    assert measures.grid_smoothness(affine) == pytest.approx(0, abs=1e-12)
+    # r²: second difference 2 along r, first differences 1, 3, 5, 7, 9 along r; c: first difference 1 along c.
+    expected = 4 / ((1 + 9 + 25 + 49 + 81) / 5 + 1)
+    assert measures.grid_smoothness(r**2 + c) == pytest.approx(expected)
+    assert measures.grid_smoothness(-7 * (r**2 + c)) == pytest.approx(expected)
+    assert measures.grid_smoothness(torch.randn(80, 80, 20, generator=generator())) == pytest.approx(3, rel=0.02)
+    # What lies outside of the marked images does not count.
+    marked = torch.ones(6, 8, dtype=torch.bool)
+    marked[:, 5:] = False
+    wider = torch.cat([r**2 + c, torch.randn(6, 3, generator=generator())], 1)
+    assert measures.grid_smoothness(wider, where=marked) == pytest.approx(expected)
+
+
+# What cannot be measured
+
+LINE, NAN, NONE = torch.arange(4.0), torch.tensor([0.0, math.nan, 1.0, 2.0]), torch.zeros(0)
+GRID, PAIR = torch.zeros(4, 4), "same shape (N,) with N >= 2, not"
+IMAGES, IDENTITY = torch.zeros(2, 1, 4, 4), function(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("measure", "arguments", "sentence"),
+    [
+        (measure, *case)
+        for measure in (measures.rank_correlation, measures.order_breaks, measures.neighbor_breaks)
+        for case in [
+            ((LINE[:, None], LINE), f"codes and positions must have the {PAIR} (4, 1) and (4,)"),
+            ((LINE, LINE[:3]), f"{PAIR} (4,) and (3,)"),
+            ((LINE[:1], LINE[:1]), f"{PAIR} (1,) and (1,)"),
+            ((NONE, NONE), f"{PAIR} (0,) and (0,)"),
+            ((NAN, LINE), "the codes hold NaN or infinite values: the model has diverged"),
+            ((LINE, NAN), "the list of positions holds NaN or infinite values in 1 of 4 points"),
+        ]
+    ]
+    + [
+        (measure, (code, LINE)[:count], sentence)
+        for measure, count in ((measures.circular_correlation, 2), (measures.circular_breaks, 2), (measures.winding_number, 1))
+        for code, sentence in [
+            (torch.zeros(4, 3), "angles (N,) or points (N, 2), N >= 2, not of shape (4, 3)"),
+            (LINE[:, None], "N >= 2, not of shape (4, 1)"),
+            (NONE, "N >= 2, not of shape (0,)"),
+            (torch.tensor([[0.0, 1.0], [math.inf, 1.0]]), "the codes hold NaN or infinite values"),
+        ]
+    ]
+    + [
+        (measures.circular_breaks, (LINE, LINE[:3]), f"{PAIR} (4,) and (3,)"),
+        (measures.circular_correlation, (LINE, LINE[:3]), f"{PAIR} (4,) and (3,)"),
+        (measures.total_turning, (LINE,), "a matrix (P, D) of points, not of shape (4,)"),
+        (measures.total_turning, (torch.zeros(0, 2),), "not of shape (0, 2)"),
+        (measures.total_turning, (NAN[:, None],), "the points of the curve hold NaN or infinite values"),
+        (measures.grid_smoothness, (LINE,), "at least 3 rows and 3 columns, not (4,)"),
+        (measures.grid_smoothness, (GRID[:2],), "at least 3 rows and 3 columns, not (2, 4)"),
+        (measures.grid_smoothness, (GRID * NAN,), "the images hold NaN or infinite values"),
+        (measures.grid_smoothness, (GRID, GRID[:3] > 0), "bool of shape (4, 4), not torch.bool of shape (3, 4)"),
+        (measures.psnr, (IMAGES, IMAGES[:1]), "same shape (N, ...), not (2, 1, 4, 4) and (1, 1, 4, 4)"),
+        (measures.psnr, (IMAGES * math.nan, IMAGES), "the reconstruction holds NaN or infinite values in 2 of 2"),
+        (measures.psnr_of_mean, (IMAGES[:0], IMAGES[:0]), "the clean data is empty"),
+        (measures.mean_squared_error, (IDENTITY, LINE), "expected shape (points, features...), got (4,)"),
+        (measures.mean_squared_error, (IDENTITY, IMAGES[:0]), "the data is empty"),
+        (measures.per_point_error, (IDENTITY, GRID / 0), "the data holds NaN or infinite values in 4 of 4 points"),
+        (measures.scalar_curvature, (IDENTITY, LINE), "codes must be a matrix (N, m), not of shape (4,)"),
+        (measures.scalar_curvature, (IDENTITY, GRID[:0]), "not of shape (0, 4)"),
+        (measures.scalar_curvature, (IDENTITY, GRID * NAN), "the codes hold NaN or infinite values"),
+        (measures.inception_features, (LINE[:, None],), "images must have shape (N, 3, H, W)"),
+        (measures.inception_features, (IMAGES[:0],), "the set of images is empty"),
+        (measures.fid, (IMAGES / 0, IMAGES), "the set of images holds NaN or infinite values in 2 of 2"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_one_sentence(measure, arguments, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        measure(*arguments)

@@ -1,16 +1,17 @@
 """Loss terms: pure functions of tensors, one per idea. A method adds some of them with its coefficients.
 
 One reduction everywhere: data-space errors are "mean-D", the mean over the batch of the mean over features, so that
-a coefficient means the same for a curve in the plane and for an image. Every other term states its own reduction.
+a coefficient means the same for a curve in the plane and for an image. Every other term states its own reduction. What
+has no entry "Returns" returns a scalar, with gradients for the parameters and for every tensor that is not called constant.
 """
 
+# ruff: noqa: F401 (imported for whoever imports from here, and for the book)
 from nrae_lib.core.losses.geometry import (
     decoder_jacobian_norm,
     encoder_contraction,
     energy_gradient_norm,
     isometry,
     pseudo_isometry,
-    random_directions,
     weight_norm,
 )
 from nrae_lib.core.losses.latent import (
@@ -32,30 +33,3 @@ from nrae_lib.core.losses.reconstruction import (
     relational_reconstruction,
 )
 from nrae_lib.core.losses.topology import minimum_spanning_tree, topological_loss
-
-# Also what the book documents under this name.
-__all__ = [
-    "KERNELS",
-    "WEIGHTINGS",
-    "barycenter_error",
-    "barycenter_weights",
-    "code_norm",
-    "decoder_jacobian_norm",
-    "distance_to_target",
-    "encoder_contraction",
-    "energy_gradient_norm",
-    "gaussian_likelihood",
-    "heat_weights",
-    "isometry",
-    "kl_to_standard_normal",
-    "maximum_mean_discrepancy",
-    "minimum_spanning_tree",
-    "nearest_neighbor_entropy",
-    "neighborhood_reconstruction",
-    "point_reconstruction",
-    "pseudo_isometry",
-    "random_directions",
-    "relational_reconstruction",
-    "topological_loss",
-    "weight_norm",
-]

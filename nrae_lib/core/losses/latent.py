@@ -11,8 +11,9 @@ _IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _EULER_GAMMA = 0.5772156649015329
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # Without the expansion ‖a‖² + ‖b‖² - 2ab: exact for near points, and its gradient at distance zero is zero.
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """(n, n') Euclidean distances of the rows, exact for near ones too; the gradient at distance zero is zero."""
+    # Without the expansion ‖a‖² + ‖b‖² - 2ab, which has neither property.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -24,9 +25,6 @@ def kl_to_standard_normal(mean: Tensor, log_deviation: Tensor) -> Tensor:
     Arguments:
         mean: (B, m) μ.
         log_deviation: (B, m) log σ, which is half of the log variance that other codes use.
-
-    Returns:
-        Scalar.
     """
     per_dimension = mean.square() + torch.exp(2 * log_deviation) - 2 * log_deviation - 1
     return 0.5 * per_dimension.sum(1).mean()
@@ -50,12 +48,8 @@ def maximum_mean_discrepancy(z: Tensor, prior: Tensor, kernel: str = "gaussian")
         Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, and its released code.
 
     Arguments:
-        z: (n, m) codes.
-        prior: (n', m) fresh samples of the prior.
+        z, prior: (n, m) codes and (n', m) fresh samples of the prior.
         kernel: "gaussian" or "imq".
-
-    Returns:
-        Scalar.
 
     Raises:
         ValueError: for an unknown kernel, or fewer than two codes or samples.
@@ -64,7 +58,7 @@ def maximum_mean_discrepancy(z: Tensor, prior: Tensor, kernel: str = "gaussian")
         raise ValueError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
     if min(len(z), len(prior)) < 2:
         raise ValueError(f"the discrepancy needs at least two codes and two samples, not {len(z)} and {len(prior)}")
-    squared = [_distances(a, b).square() for a, b in ((z, z), (prior, prior), (z, prior))]
+    squared = [distances(a, b).square() for a, b in ((z, z), (prior, prior), (z, prior))]
     if kernel == "gaussian":
         width = sum(_off_diagonal(within.detach()).median() for within in squared[:2])
         width = width.clamp_min(torch.finfo(width.dtype).tiny)  # all codes and all samples in one point each
@@ -83,15 +77,9 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 
 
 def code_norm(z: Tensor) -> Tensor:
-    """Mean over batch and latent dimensions of z², the embedding loss of the regularized autoencoders, without ½.
+    """Mean over batch and latent dimensions of z², (B, m): the embedding loss of the regularized autoencoders, without ½.
 
     Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020; reduction of the released code.
-
-    Arguments:
-        z: (B, m).
-
-    Returns:
-        Scalar.
     """
     return z.square().mean()
 
@@ -104,26 +92,16 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
 
         H = (d/n) Σ_i log(ε_i + eps) + log B_d + log(n - 1) + γ,
 
-    the entropy that the entropic autoencoder maximizes; only the first term has a gradient. ``eps`` keeps duplicates
-    finite; the gradient of a pair of duplicates is zero.
-
-    Biased upwards where codes are few for their dimension, and unequally. For 100 codes (mean of 400 draws, standard
-    deviation 0.2 to 0.5) from a normal and a uniform distribution of unit variance, estimate (truth):
-
-        d = 8:  normal 11.39 (11.35), uniform 11.30 (9.94);
-        d = 16: normal 23.62 (22.70), uniform 23.83 (19.88);
-        d = 32: normal 49.12 (45.41), uniform 49.69 (39.76).
-
-    From d = 16 on the estimate prefers the uniform: it spreads codes, and does not make them normal.
+    the entropy that the entropic autoencoder maximizes; only the first term has a gradient, which is zero between
+    duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 16 or more
+    dimensions it prefers a uniform to a normal distribution of the same variance. It spreads codes, and does not make
+    them normal.
 
     Kozachenko and Leonenko, *Sample Estimate of the Entropy of a Random Vector*, 1987.
 
     Arguments:
         z: (n, d) codes.
-        eps: added to the distances, far below them.
-
-    Returns:
-        Scalar.
+        eps: added to the distances, far below them; keeps duplicates finite.
 
     Raises:
         ValueError: for fewer than two codes.
@@ -132,22 +110,16 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
     if count < 2:
         raise ValueError(f"the distance to the nearest other code needs at least two codes, not {count}")
     itself = torch.eye(count, dtype=torch.bool, device=z.device)
-    nearest = _distances(z, z).masked_fill(itself, torch.inf).min(dim=1).values
+    nearest = distances(z, z).masked_fill(itself, torch.inf).min(dim=1).values
     log_ball = 0.5 * dimension * log(pi) - lgamma(0.5 * dimension + 1)
     return dimension * torch.log(nearest + eps).mean() + log_ball + log(count - 1) + _EULER_GAMMA
 
 
 def distance_to_target(z: Tensor, target: Tensor) -> Tensor:
-    """Mean over batch and latent dimensions of (z - e)², the geometric loss of GRAE.
+    """Mean over batch and latent dimensions of (z - e)², both (B, m): the geometric loss of GRAE.
 
     Duque, Morin, Wolf and Moon, *Extendable and Invertible Manifold Learning with Geometry Regularized Autoencoders*,
     2020; reduction of the released code. The targets e are an embedding of the training points (PHATE).
-
-    Arguments:
-        z, target: (B, m).
-
-    Returns:
-        Scalar.
     """
     return (z - target).square().mean()
 
@@ -161,8 +133,7 @@ def barycenter_weights(x: Tensor, x_near: Tensor, ridge: float = 1e-3) -> Tensor
     Embedding*, Science 2000.
 
     Arguments:
-        x: (B, ...).
-        x_near: (k, B, ...) the neighbours of every point.
+        x, x_near: (B, ...) and (k, B, ...) the neighbours of every point.
         ridge: relative to the trace.
 
     Returns:
@@ -184,15 +155,11 @@ def barycenter_error(z: Tensor, z_near: Tensor, weights: Tensor) -> Tensor:
     coefficients are computed beforehand (Chen et al., *Neighborhood Geometric Structure-Preserving Variational
     Autoencoder for Smooth and Bounded Data Sources*, 2021) and that the encoder is applied to the neighbours too; this
     reading takes the coefficients of locally linear embedding, :func:`barycenter_weights`. Constant codes minimize it,
-    so it needs a reconstruction term beside it.
+    so it needs a reconstruction term beside it. A sum over the m latent dimensions.
 
     Arguments:
-        z: (B, m) codes of the points.
-        z_near: (k, B, m) codes of their neighbours.
+        z, z_near: (B, m) codes of the points and (k, B, m) of their neighbours.
         weights: (k, B), constants.
-
-    Returns:
-        Scalar; a sum over the m latent dimensions.
     """
     barycenter = torch.einsum("kb,kbm->bm", weights, z_near)
     return (z - barycenter).square().sum(1).mean()

@@ -1,11 +1,4 @@
-"""Reconstruction losses: pure functions of tensors, one per idea.
-
-One reduction everywhere ("mean-D"): the mean over the batch of the mean over features, so that a coefficient
-means the same for a curve in the plane and for an image.
-
-References:
-    Lee, Kwon and Park, *Neighborhood Reconstructing Autoencoders*, NeurIPS 2021.
-"""
+"""Reconstruction losses; equations are those of Lee, Kwon and Park, *Neighborhood Reconstructing Autoencoders*, 2021."""
 
 from math import log, pi
 
@@ -18,14 +11,7 @@ WEIGHTINGS = ("sample", "equation")
 
 
 def point_reconstruction(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Point loss (1/B) Σ_i (1/D) ‖x_i - f(g(x_i))‖² of the vanilla autoencoder (section 1).
-
-    Arguments:
-        x, reconstruction: (B, ...).
-
-    Returns:
-        Scalar.
-    """
+    """Point loss (1/B) Σ_i (1/D) ‖x_i - f(g(x_i))‖² of the vanilla autoencoder (section 1), both (B, ...)."""
     return (x - reconstruction).square().mean()
 
 
@@ -60,17 +46,13 @@ def neighborhood_reconstruction(
 
     Arguments:
         decoder: f, from (B, m) to (B, ...).
-        z: (B, m) codes of the centres.
-        z_near: (n, B, m) codes of their neighbours.
-        x: (B, ...), x_near: (n, B, ...) the data.
+        z, z_near: (B, m) codes of the centres and (n, B, m) of their neighbours.
+        x, x_near: (B, ...) and (n, B, ...) the data.
         order: 0, 1 or 2.
         neighbor_weight: λ >= 0. The paper states 0 <= λ < 1, its released configurations use 2 to 100.
         include_center: whether the centre's own term is part of the loss.
         weighting: "sample" or "equation"; without the centre there is nothing to weigh.
         n_neighbors: k; needed by weighting "equation" only.
-
-    Returns:
-        Scalar.
 
     Raises:
         ValueError: for an unknown weighting, or weighting "equation" without k.
@@ -100,45 +82,35 @@ def gaussian_likelihood(error: Tensor, log_sigma: Tensor) -> Tensor:
         -(1/D) log p = ½ log 2π + log s + E / (2 s²),
 
     in nats per feature; its minimum over s is at s² = E. The released decoder learns s itself, which can pass through
-    zero; its logarithm cannot. ``error`` may also be a neighbourhood error, as in NRVAE (Lee et al., table 4).
+    zero; its logarithm cannot.
 
     Arguments:
-        error: scalar, for example of :func:`point_reconstruction`.
+        error: E, a scalar such as :func:`point_reconstruction`, or a neighbourhood error (NRVAE, Lee et al., table 4).
         log_sigma: scalar, log s.
-
-    Returns:
-        Scalar.
     """
     return 0.5 * log(2 * pi) + log_sigma + 0.5 * error * torch.exp(-2 * log_sigma)
 
 
 def relational_reconstruction(x_near: Tensor, reconstruction: Tensor, weights: Tensor) -> Tensor:
-    """Reconstruction of weighted relatives, (1/B) Σ_i Σ_j s_ij (1/D) ‖x_j - f(g(x_i))‖².
+    """Reconstruction of weighted relatives, (1/B) Σ_i Σ_j s_ij (1/D) ‖x_j - f(g(x_i))‖²: a sum, not a mean, over j.
 
     The generalized autoencoder of Wang, Huang, Wang and Wang, *Generalized Autoencoder: A Neural Network Framework
-    for Dimensionality Reduction*, CVPR workshops 2014. The weights may come from :func:`heat_weights` (GAE-LE). With
-    the point itself as the only relative and weight 1 it is the point loss.
+    for Dimensionality Reduction*, CVPR workshops 2014. With the point itself as the only relative and weight 1 it is the
+    point loss.
 
     Arguments:
-        x_near: (k, B, ...) the relatives of every point.
-        reconstruction: (B, ...) f(g(x_i)).
-        weights: (k, B) s_ij.
-
-    Returns:
-        Scalar; a sum, not a mean, over the k relatives.
+        x_near, reconstruction: (k, B, ...) the relatives of every point, and (B, ...) f(g(x_i)).
+        weights: (k, B) s_ij, for example of :func:`heat_weights` (GAE-LE).
     """
     error = (x_near - reconstruction).square().flatten(2).mean(2)
     return (weights * error).sum(0).mean()
 
 
 def heat_weights(squared_distance: Tensor, temperature: float) -> Tensor:
-    """Heat kernel s_ij = exp(-‖x_i - x_j‖² / t) of GAE-LE (Wang et al. 2014) and Laplacian eigenmaps.
+    """Heat kernel s_ij = exp(-‖x_i - x_j‖² / t) of GAE-LE (Wang et al. 2014) and Laplacian eigenmaps, between 0 and 1.
 
     Arguments:
         squared_distance: ‖x_i - x_j‖² of any shape, summed over features.
         temperature: t > 0, in the same unit.
-
-    Returns:
-        Weights between 0 and 1, of the shape of ``squared_distance``.
     """
     return torch.exp(-squared_distance / temperature)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from nrae_lib.core.losses.latent import distances
+
 
 def minimum_spanning_tree(distance: Tensor) -> Tensor:
     """Edges of a minimum spanning tree of the complete graph, by Prim's algorithm from node 0.
@@ -44,19 +46,14 @@ def topological_loss(x: Tensor, z: Tensor, latent_scale: Tensor | float = 1.0) -
 
         L = (1/B) [ Σ (A^X[π_X] - A^Z[π_X])² + Σ (A^Z[π_Z] - A^X[π_Z])² ].
 
-    Moor, Horn, Rieck and Borgwardt, *Topological Autoencoders*, ICML 2020; no ½, division by B and
-    both scales as in the released code. The edges are constants, the distances carry the gradient, which is zero
-    between duplicates.
+    Moor, Horn, Rieck and Borgwardt, *Topological Autoencoders*, ICML 2020; no ½, division by B and both scales as in the
+    released code. The edges are constants, the distances carry the gradient, which is zero between duplicates.
 
     Arguments:
-        x: (B, ...) data.
-        z: (B, m) codes.
+        x, z: (B, ...) data and (B, m) codes.
         latent_scale: positive scalar, a parameter initialized at 1 in the released code.
-
-    Returns:
-        Scalar.
     """
-    data, codes = (torch.cdist(a, a, compute_mode="donot_use_mm_for_euclid_dist") for a in (x.flatten(1), z.flatten(1)))
+    data, codes = (distances(points, points) for points in (x.flatten(1), z.flatten(1)))
     data = data / data.max().clamp_min(torch.finfo(data.dtype).tiny)  # a batch of one point, repeated, has no scale
     edges = torch.cat([minimum_spanning_tree(data), minimum_spanning_tree(codes)])
     codes = codes / latent_scale

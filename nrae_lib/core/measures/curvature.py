@@ -5,38 +5,32 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nrae_lib.core.points import check_finite
 from nrae_lib.core.taylor import taylor
 
 
 @torch.no_grad()
 def scalar_curvature(decoder: Callable[[Tensor], Tensor], z: Tensor, block: int = 1024) -> Tensor:
-    r"""Scalar curvature of the decoded manifold at the points f(z), by the Gauss equation.
+    r"""Scalar curvature of the decoded manifold at the points f(z), (N,), by the Gauss equation.
 
     With :math:`G = J^\top J`, :math:`g^{ab}` its inverse and :math:`\mathrm{II}_{ab}` the part of
     :math:`\partial_a \partial_b f` that is normal to the manifold,
 
     .. math:: R = \sum_{abcd} g^{ac} g^{bd} \big(\langle \mathrm{II}_{ac}, \mathrm{II}_{bd} \rangle
-              - \langle \mathrm{II}_{ad}, \mathrm{II}_{bc} \rangle\big).
+              - \langle \mathrm{II}_{ad}, \mathrm{II}_{bc} \rangle\big)
 
-    A surface (m = 2) has :math:`R = 2K`, twice the Gaussian curvature
-    :math:`K = (\langle \mathrm{II}_{11}, \mathrm{II}_{22} \rangle - \lVert \mathrm{II}_{12} \rVert^2) / \det G`; a curve
-    has R = 0. The unit is 1 / (unit of the data)²: a sphere of radius r has 2 / r². Only second derivatives along the m
-    axes and the sums of two axes are computed, the mixed ones follow by polarization. Float64 is recommended: R is a
-    difference of products of second derivatives. A decoder without curved layers (ReLU) has R = 0 almost everywhere.
+    (do Carmo, *Riemannian Geometry*, 1992, chapter 6, theorem 2.5, traced twice). A surface (m = 2) has R = 2K, twice the
+    Gaussian curvature; a curve has R = 0. The unit is 1 / (unit of the data)²: a sphere of radius r has 2 / r². Float64 is
+    recommended: R is a difference of products of second derivatives. A decoder without curved layers (ReLU) has R = 0
+    almost everywhere. NaN where f is no immersion to rounding: where det G is at most ten times the rounding unit times
+    (tr G / m)ᵐ.
 
     Arguments:
         decoder: f, (B, m) -> (B, ...), a network or any function that :func:`nrae_lib.core.taylor.taylor` differentiates.
-        z: (N, m) codes, of the decoder's type and on its device.
-        block: how many codes at once.
-
-    Returns:
-        (N,), in the decoder's type. NaN where f is no immersion to rounding: where det G is at most ten times the
-        rounding unit times (tr G / m)ᵐ.
+        z: (N, m) codes, of the decoder's type and on its device, ``block`` of them at once.
 
     Raises:
-        ValueError: if z is not a matrix.
-
-    Source: do Carmo, *Riemannian Geometry*, 1992, chapter 6, theorem 2.5 (Gauss), traced twice.
+        ValueError: if z is no matrix of finite codes.
 
     Example:
         >>> def paraboloid(z):
@@ -44,8 +38,9 @@ def scalar_curvature(decoder: Callable[[Tensor], Tensor], z: Tensor, block: int 
         >>> scalar_curvature(paraboloid, torch.zeros(1, 2)).tolist()
         [8.0]
     """
-    if z.dim() != 2:
+    if z.dim() != 2 or z.numel() == 0:
         raise ValueError(f"codes must be a matrix (N, m), not of shape {tuple(z.shape)}")
+    check_finite(z, "codes")
     return torch.cat([_of_block(decoder, part) for part in z.split(block)])
 
 
@@ -53,7 +48,7 @@ def _of_block(decoder: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     count, m = z.shape
     axes = torch.eye(m, dtype=z.dtype, device=z.device)
     a, b = torch.triu_indices(m, m, offset=1, device=z.device)
-    directions = torch.cat([axes, axes[a] + axes[b]])
+    directions = torch.cat([axes, axes[a] + axes[b]])  # mixed derivatives follow from their sums, by polarization
     jet = taylor(decoder, z, directions[:, None].expand(-1, count, -1).contiguous(), order=2)
     jacobian = jet.first[:m].flatten(2).transpose(0, 1)  # (B, m, D)
     hessian = jacobian.new_zeros(count, m, m, jacobian.shape[2])

@@ -6,8 +6,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nrae_lib.core.densities import _initialisation, _standardisation
-from nrae_lib.core.measures.errors import _blocks
+from nrae_lib.core.densities import Flow
+from nrae_lib.core.measures.errors import blocks
 from nrae_lib.core.points import as_floats
 
 
@@ -17,16 +17,12 @@ class Likelihood(nn.Module):
     .. math:: p_\sigma(x \mid z) = N\big(f(z), \operatorname{diag}(\sigma^2)\big), \qquad z \sim p_\gamma, \qquad
               q_\epsilon(z \mid x) = N\big(g(x), \epsilon^2 I\big)
 
+    Source: NRAE, supplement, section 2.4, equations 1 to 3.
+
     Arguments:
         model: with ``encoder`` g and ``decoder`` f; a frozen copy of it in evaluation mode is kept.
         density: :math:`p_\gamma`, a module with ``log_prob``, (B, m) -> (B,) in nats.
-        sigma: (D,) or of the shape of a point, :math:`\sigma > 0`, in the unit of the data.
-        epsilon: :math:`\epsilon > 0`, in the unit of the codes.
-
-    Attributes:
-        history: mean training ELBO per epoch, and mean validation ELBO where there is such data; nats per point.
-
-    Source: NRAE, supplement, section 2.4, equations 1 to 3.
+        sigma, epsilon: > 0, in the unit of the data, (D,) or of the shape of a point, and of the codes.
     """
 
     def __init__(self, model: nn.Module, density: nn.Module, sigma: Tensor, epsilon: float | Tensor):
@@ -35,7 +31,6 @@ class Likelihood(nn.Module):
         self.density = density
         self.log_sigma = nn.Parameter(sigma.detach().flatten().log())
         self.log_epsilon = nn.Parameter(torch.as_tensor(epsilon).detach().to(sigma).log())
-        self.history: dict[str, list[float]] = {"train": [], "validation": []}
 
     def forward(self, x: Tensor, code: Tensor, noise: Tensor) -> Tensor:
         r"""(B,) one-draw estimates of the ELBO, at z = g(x) + ε·noise; the entropy of q is exact.
@@ -50,47 +45,20 @@ class Likelihood(nn.Module):
 
     @torch.no_grad()
     def elbo(self, points: Tensor, samples: int = 16, seed: int = 0, block: int = 1024) -> Tensor:
-        r"""Evidence lower bound of each point, the mean over draws of z; a lower bound of log p(x).
+        r"""Evidence lower bound of log p(x), the mean over draws of z: (N,) nats per point, on the model's device.
 
         .. math:: E_{q(z|x)}[\log p_\sigma(x \mid z)] - \mathrm{KL}\big(q_\epsilon(z \mid x) \,\Vert\, p_\gamma(z)\big)
 
         Arguments:
-            points: (N, ...) on any device; blocks of them are moved to the model's. Bytes become float32 in [0, 1].
-            samples: draws of z per point.
-            seed: of the draws.
-            block: the most points at once.
-
-        Returns:
-            (N,) nats per point, on the model's device: a density with respect to data in the unit given, so pixels in [0, 1], not bytes.
+            points: (N, ...) finite, on any device; bytes become float32 in [0, 1], the unit of the density.
+            samples, seed, block: draws of z per point, the seed of all, and the most points at once.
         """
         generator, found = torch.Generator(self.log_sigma.device).manual_seed(seed), []
-        for x in _blocks(self.model, points, block):
+        for x in blocks(self.model, points, block):
             code = self.model.encoder(x)
-            draws = (self(x, code, _noise(code, generator)) for _ in range(samples))
+            draws = (self(x, code, torch.empty_like(code).normal_(generator=generator)) for _ in range(samples))
             found.append(sum(draws, torch.zeros_like(code[:, 0])) / samples)
         return torch.cat(found)
-
-
-class _Flow(nn.Module):
-    """zuko's RealNVP of standardised codes; permutations between couplings are random masks."""
-
-    def __init__(self, codes: Tensor, generator: torch.Generator):
-        super().__init__()
-        if codes.shape[1] < 2:
-            raise ValueError("RealNVP couples one half of the code to the other and needs m >= 2: hand in a density")
-        try:
-            from zuko.flows import RealNVP
-        except ImportError as error:
-            raise ImportError("the ELBO's density needs the package zuko: pip install 'nrae-lib[methods]'") from error
-        shift, scale = _standardisation(codes)
-        self.register_buffer("shift", shift)
-        self.register_buffer("scale", scale)
-        with _initialisation(generator):
-            self.flow = RealNVP(codes.shape[1], transforms=8, hidden_features=(32, 32), randmask=True)
-        self.to(codes)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        return self.flow().log_prob((z - self.shift) / self.scale) - self.scale.log().sum()
 
 
 def fit_elbo(
@@ -107,53 +75,42 @@ def fit_elbo(
 ) -> Likelihood:
     r"""Maximise the mean ELBO of the training points over σ, ε and the density of codes; f and g stay as they are.
 
-    The density is a RealNVP of depth 8 with hidden layers of 32 (two per coupling) and random masks, which stand in for
-    "rescale and permutation". The paper states no optimiser and no initial values. Here: Adam with a cosine decay to
-    zero; :math:`\sigma_d` starts at the root mean square error of feature d over the training points; the flow near the
-    standard normal of standardised codes; ε at whichever of s, s/2, ..., s/2¹⁵ has the largest ELBO on at most 1,024
-    points, with s the root mean square of the codes' standard deviations.
+    The density is that of :class:`nrae_lib.core.densities.RealNVP`. The paper states no optimiser and no initial values.
+    Here: Adam with a cosine decay to zero; :math:`\sigma_d` starts at the root mean square error of feature d over the
+    training points; the flow near the standard normal of standardised codes; ε at whichever of s, s/2, ..., s/2¹⁵ has the
+    largest ELBO on at most 1,024 points, with s the root mean square of the codes' standard deviations.
 
     **The floor decides the numbers.** A feature that is reproduced exactly at every point, such as a black corner of an
-    image, drives its σ to zero and adds :math:`-\log\sigma_d - \tfrac12 \log 2\pi`, without bound. So σ is held at
-    ``floor`` or above (projected after every step), and each such feature adds exactly
-    :math:`-\log(\mathrm{floor}) - \tfrac12 \log 2\pi`. The paper states no floor; the default is one grey level.
-    Compare only values with the same floor.
+    image, would drive its σ to zero and add :math:`-\log\sigma_d - \tfrac12 \log 2\pi` without bound. So σ, in the unit
+    of the data, is held at ``floor`` or above after every step. The paper states no floor; the default is one grey level.
 
     Arguments:
         model: with ``encoder`` g and ``decoder`` f; not modified.
         train: (N, ...) real points or bytes, which become float32 in [0, 1].
         validation: if given, the parameters of the epoch with the largest ELBO on these points (one draw each) are kept.
-        floor: smallest σ, in the unit of the data.
         epochs, batch_size, learning_rate: of Adam; each epoch goes through the points in a new random order.
-        seed: of everything random.
-        device: where the fit runs.
         density: another :math:`p_\gamma`, a module with ``log_prob``; its parameters are trained in place.
 
     Returns:
         A frozen :class:`Likelihood`, whose ``elbo`` evaluates test points.
 
     Raises:
-        ValueError: if ``floor`` is not positive, there are no points, the codes have one dimension (without
-            ``density``), or the fit diverges.
-        ImportError: without the package zuko (without ``density``).
-
-    Source: NRAE, supplement, section 2.4, equations 1 to 3.
+        ImportError: without ``density`` and the package zuko.
+        ValueError: if ``floor`` is not positive, points are none or not finite, codes have one dimension, or it diverges.
     """
     if not floor > 0:
         raise ValueError(f"the floor of the decoder's noise must be positive, not {floor}")
-    if len(train) == 0:
-        raise ValueError("a likelihood needs training points, but there are none")
     generator = torch.Generator(device).manual_seed(seed)
     model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     train = train.to(device)
+    codes, squares = [], 0
     with torch.no_grad():
-        codes, squares = [], 0
-        for x in _blocks(model, train, 1024):
+        for x in blocks(model, train, 1024):
             codes.append(model.encoder(x))
             squares = squares + (x - model.decoder(codes[-1])).flatten(1).square().sum(0)
-        codes = torch.cat(codes)
+    codes = torch.cat(codes)
     sigma = (squares / len(train)).sqrt().clamp_min(floor)
-    density = (_Flow(codes, generator) if density is None else density).to(device)
+    density = (Flow(codes, generator) if density is None else density).to(device)
     fitted = Likelihood(model, density, sigma, 1.0)
     _start_epsilon(fitted, train, codes, generator)
     trained = [parameter for parameter in fitted.parameters() if parameter.requires_grad]
@@ -162,22 +119,18 @@ def fit_elbo(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
     best, kept = -math.inf, None
     for _ in range(epochs):
-        total = torch.zeros((), dtype=codes.dtype, device=device)
         for index in torch.randperm(len(train), generator=generator, device=device).split(batch_size):
             code = codes[index]
-            values = fitted(as_floats(train[index]), code, _noise(code, generator))
+            noise = torch.empty_like(code).normal_(generator=generator)
             optimizer.zero_grad()
-            (-values.mean()).backward()
+            (-fitted(as_floats(train[index]), code, noise).mean()).backward()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
                 # Not clamped in the forward pass, where a σ at the floor would have no gradient and could not rise.
                 fitted.log_sigma.clamp_(min=math.log(floor))
-                total += values.sum()
-        fitted.history["train"].append(float(total) / len(train))
         if validation is not None:
             value = float(fitted.elbo(validation, samples=1, seed=seed).mean())
-            fitted.history["validation"].append(value)
             if value > best:
                 best, kept = value, copy.deepcopy(fitted.state_dict())
     if not all(torch.isfinite(parameter).all() for parameter in trained):
@@ -190,7 +143,7 @@ def fit_elbo(
 @torch.no_grad()
 def _start_epsilon(fitted: Likelihood, train: Tensor, codes: Tensor, generator: torch.Generator) -> None:
     x, code = as_floats(train[:1024]), codes[:1024]
-    noise = _noise(code, generator)
+    noise = torch.empty_like(code).normal_(generator=generator)
     spread = codes.var(0, correction=0).mean().sqrt()
     scales = torch.where(spread > 0, spread, 1) * 0.5 ** torch.arange(16, device=code.device).to(code)
     values = []
@@ -200,7 +153,3 @@ def _start_epsilon(fitted: Likelihood, train: Tensor, codes: Tensor, generator: 
     # A decoder may overflow far from its codes.
     best = torch.stack(values).nan_to_num(nan=-torch.inf).argmax()
     fitted.log_epsilon.copy_(scales[best].log())
-
-
-def _noise(code: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(code.shape, generator=generator, device=code.device, dtype=code.dtype)
