@@ -169,8 +169,8 @@ def test_stopping_a_build_stops_its_kernels(project, number):
     # As from a terminal: a process in the background of a script ignores Ctrl-C.
     code = "import pathlib, signal, run_notebooks; signal.signal(2, signal.default_int_handler)\n"
     code += "run_notebooks.run_stale_notebooks(pathlib.Path.cwd(), 'quick', say=lambda line: None)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "book" / "_ext")}
-    build = subprocess.Popen([sys.executable, "-c", code], cwd=project, env=environment, stderr=subprocess.DEVNULL)
+    places = {"cwd": project, "env": os.environ | {"PYTHONPATH": str(ROOT / "book" / "_ext")}}
+    build = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, **places)
     deadline = time.monotonic() + 120
     while not any(path.read_text() for path in project.glob("quick-*.pid")):
         assert build.poll() is None and time.monotonic() < deadline

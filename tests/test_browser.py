@@ -71,10 +71,6 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-    def send_error(self, code, *more):
-        # Chromium asks for this by itself, once.
-        super().send_error(204 if self.path == "/favicon.ico" else code, *more)
-
 
 @pytest.fixture(scope="session")
 def address(built_book):
@@ -120,12 +116,15 @@ def visit(contexts, address):
     def open_page(name: str, mode: str = "light") -> SimpleNamespace:
         page, problems = contexts[mode].new_page(), []
         pages.append(page)
-        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
-        page.on(
-            "requestfailed", lambda lost: None if lost.url.startswith((address, "data:")) else problems.append(lost.url)
-        )
-        page.on("response", lambda got: problems.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
+
+        def note(bad: bool, what: object) -> None:
+            problems.extend([what] if bad else [])
+
+        page.on("pageerror", lambda error: note(True, error))
+        # A file that does not come is noted by its address; Chromium also asks for an icon of the site, by itself.
+        page.on("console", lambda line: note(line.type == "error" and "Failed to load" not in line.text, line.text))
+        page.on("requestfailed", lambda lost: note(not lost.url.startswith((address, "data:")), lost.url))
+        page.on("response", lambda got: note(got.status >= 400, f"{got.status}: {got.url}"))
         page.goto(f"{address}/{name}", wait_until="load")
         page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise.then(() => true))")
         return SimpleNamespace(page=page, problems=problems)
