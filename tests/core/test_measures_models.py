@@ -255,7 +255,6 @@ def test_a_constant_pixel_adds_what_the_floor_says():
 
 
 def test_the_flow_beats_the_standard_normal_and_the_seed_repeats_the_fit(monkeypatch):
-    pytest.importorskip("zuko")
     ring, matrix = uniform(400) * TURN, exact_model()[0].decoder.weight.data.float()
     z = 2 * torch.stack([ring.cos(), ring.sin()], 1).float()
     images = (z @ matrix.T)[:, None] + 0.05 * normal(400, 1, 5).float()

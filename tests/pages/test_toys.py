@@ -1,8 +1,7 @@
-"""Neighbourhoods of a learned curve, and their pictures."""
-
-from pathlib import Path
+"""Neighbourhoods of a learned curve, their pictures, and the claims about them (Figures 1 to 3)."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch import nn
@@ -13,8 +12,6 @@ from nrae_lib.data import datasets
 from nrae_lib.data.datasets import Dataset
 from nrae_lib.pages import plots
 from nrae_lib.runs import views
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Parabola(nn.Module):
@@ -103,11 +100,10 @@ def test_dotted_lines_join_neighbours_and_their_reconstructions():
     figure = plots.neighborhood_reconstructions({"ae": one, "right": one})
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("AE", "right")
-    dotted = [
-        np.stack(line.get_data(), 1)
-        for line in first.lines
-        if line.get_linestyle() == "--" and len(line.get_xdata())  # also of a dotted one; without points in the legend
-    ]
+    drawn = [
+        line for line in first.lines if line.get_linestyle() == "--" and len(line.get_xdata())
+    ]  # "--" also if dotted
+    dotted = [np.stack(line.get_data(), 1) for line in drawn]
     expected = [
         np.stack([one["train"][neighbour], one["near"][centre, number]])
         for centre in one["chosen"]
@@ -120,8 +116,6 @@ def test_dotted_lines_join_neighbours_and_their_reconstructions():
 
 
 def test_claims_of_the_drawings_judge_numbers_that_are_clear():
-    import pandas
-
     values = {"right": 1.0, "overfitting": 3.0, "wrong order": 50.0}
     frame = pandas.DataFrame(
         [
