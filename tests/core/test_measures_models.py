@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd.functional import hessian, jacobian
 
 from nrae_lib.core import measures
-from nrae_lib.core.models import Autoencoder, mlp
+from nrae_lib.core.models import Autoencoder, Network, mlp
 
 TURN = 2 * math.pi
 
@@ -46,7 +46,7 @@ SURFACES = {
         lambda z: 2 * torch.cat([z[:, :1].cos(), z[:, :1].sin() * sphere(z[:, 1:], 1.0)], 1), 0.5 + uniform(4, 3), 1.5,
     ),
     "tiny": (lambda z: 1e-90 * sphere(z, 1.0), Z, 2e180),
-    "ReLU": (nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 5)).double(), Z, 0.0),
+    "ReLU": (Network((16, 16), 2).build((5,), seed=0).decoder.double(), Z, 0.0),
 }  # fmt: skip
 
 

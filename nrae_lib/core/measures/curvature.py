@@ -27,15 +27,11 @@ def scalar_curvature(decoder: Callable[[Tensor], Tensor], z: Tensor, block: int 
 
     Arguments:
         decoder: f, (B, m) -> (B, ...), a network or any function that :func:`nrae_lib.core.taylor.taylor` differentiates.
-        z: (N, m) codes, of the decoder's type and on its device, ``block`` of them at once.
-
-    Raises:
-        ValueError: if z is no matrix of finite codes.
+        z: (N, m) codes, of the decoder's type and on its device, ``block`` of them at once. Others, or codes that are not
+            finite, raise a ValueError.
 
     Example:
-        >>> def paraboloid(z):
-        ...     return torch.cat([z, z.square().sum(1, keepdim=True)], 1)
-        >>> scalar_curvature(paraboloid, torch.zeros(1, 2)).tolist()
+        >>> scalar_curvature(lambda z: torch.cat([z, z.square().sum(1, keepdim=True)], 1), torch.zeros(1, 2)).tolist()
         [8.0]
     """
     if z.dim() != 2 or z.numel() == 0:

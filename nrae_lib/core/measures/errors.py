@@ -1,4 +1,7 @@
-"""Reconstruction errors: of a model over a data set, per point, and in decibels."""
+"""Reconstruction errors: of a model over a data set, per point, and in decibels.
+
+Data that is empty or not finite, and images of different shapes, raise a ValueError.
+"""
 
 from collections.abc import Iterator
 
@@ -7,8 +10,7 @@ from torch import Tensor, nn
 
 from nrae_lib.core.points import as_floats, check_points
 
-# Values of a block of points, so that large images come in smaller blocks: 64 MiB of float32.
-_VALUES_PER_BLOCK = 2**24
+_VALUES_PER_BLOCK = 2**24  # so that large images come in smaller blocks: 64 MiB of float32
 
 
 def blocks(model: nn.Module, points: Tensor, block: int) -> Iterator[Tensor]:
@@ -27,9 +29,6 @@ def mean_squared_error(model: nn.Module, points: Tensor, block: int = 4096) -> f
         model: x -> x̂ of the same shape, on any device; blocks of the points are moved there.
         points: (N, ...) real numbers, or bytes (uint8), which become float32 in [0, 1] as in training.
         block: the most points at once; images of more than 4,096 values come in blocks of about 2²⁴ values.
-
-    Raises:
-        ValueError: if there are no points, or one is not finite.
     """
     parts = blocks(model, points, block)
     total = sum(((model(part) - part).double().square().sum() for part in parts), torch.zeros(()))
@@ -50,11 +49,7 @@ def psnr(reconstruction: Tensor, clean: Tensor) -> float:
     other is :func:`psnr_of_mean`, which is never larger (Jensen's inequality) and much less moved by a few good images.
 
     Arguments:
-        reconstruction, clean: (N, ...) images of the same shape with values in [0, 1], or bytes, divided by 255. One that
-            is reproduced exactly makes the mean infinite.
-
-    Raises:
-        ValueError: if the shapes differ, there is no image, or one holds NaN or infinite values.
+        reconstruction, clean: (N, ...) images in [0, 1], or bytes, divided by 255; an exact one makes the mean infinite.
     """
     return float(-10 * _image_errors(reconstruction, clean).log10().mean())
 

@@ -76,25 +76,17 @@ def fid(reconstructions: Tensor, originals: Tensor, device: torch.device | str =
 
 @torch.no_grad()
 def inception_features(
-    images: Tensor,
-    device: torch.device | str = "cpu",
-    weights: str | Path | None = None,
-    block: int = 50,
-    dims: int = 2048,
+    images: Tensor, device: torch.device | str = "cpu", weights: Path | None = None, block: int = 50, dims: int = 2048
 ) -> Tensor:
-    r"""Features of pytorch-fid's InceptionV3, a port of the network that FID was defined with.
+    r"""(N, dims) float32 features, on the CPU, of pytorch-fid's InceptionV3, a port of the network that FID was defined with.
 
     Images are first rounded to bytes as in a PNG file, :math:`\lfloor 255 x + \tfrac12 \rfloor` in 0..255, and grey ones
-    get three equal channels. The network scales them to 299 × 299 itself.
+    get three equal channels; the network scales them to 299 × 299 itself. Nothing is ever downloaded.
 
     Arguments:
         images: (N, 3, H, W), (N, 1, H, W) or (N, H, W), with values in [0, 1], or bytes; ``block`` of them at once.
-        weights: the file of weights; None: the one that the environment variable NRAE_FID_WEIGHTS names, or else
-            torch hub's cache, where pytorch-fid itself looks. Nothing is ever downloaded.
+        weights: the file of weights; None: that of the environment variable NRAE_FID_WEIGHTS, or of torch hub's cache.
         dims: 2048, the last pooling layer (what FID means), or an earlier one, averaged over the image: 64, 192 or 768.
-
-    Returns:
-        (N, dims) float32 on the CPU.
 
     Raises:
         FidWeightsMissing, ImportError: without the weights, or the package pytorch-fid.
@@ -113,7 +105,7 @@ def inception_features(
     return torch.cat(features)
 
 
-def _inception(weights: str | Path | None, dims: int) -> nn.Module:
+def _inception(weights: Path | None, dims: int) -> nn.Module:
     path = Path(weights or os.environ.get("NRAE_FID_WEIGHTS") or f"{torch.hub.get_dir()}/checkpoints/{FID_WEIGHTS}")
     if not path.is_file():
         remedy = "put it there, or set NRAE_FID_WEIGHTS to its path"

@@ -27,8 +27,7 @@ class Likelihood(nn.Module):
 
     def __init__(self, model: nn.Module, density: nn.Module, sigma: Tensor, epsilon: float | Tensor):
         super().__init__()
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.density = density
+        self.model, self.density = copy.deepcopy(model).eval().requires_grad_(False), density
         self.log_sigma = nn.Parameter(sigma.detach().flatten().log())
         self.log_epsilon = nn.Parameter(torch.as_tensor(epsilon).detach().to(sigma).log())
 
@@ -73,7 +72,7 @@ def fit_elbo(
     device: torch.device | str = "cpu",
     density: nn.Module | None = None,
 ) -> Likelihood:
-    r"""Maximise the mean ELBO of the training points over σ, ε and the density of codes; f and g stay as they are.
+    r"""A frozen :class:`Likelihood` with the largest mean ELBO of the training points over σ, ε and the density of codes.
 
     The density is that of :class:`nrae_lib.core.densities.RealNVP`. The paper states no optimiser and no initial values.
     Here: Adam with a cosine decay to zero; :math:`\sigma_d` starts at the root mean square error of feature d over the
@@ -90,9 +89,6 @@ def fit_elbo(
         validation: if given, the parameters of the epoch with the largest ELBO on these points (one draw each) are kept.
         epochs, batch_size, learning_rate: of Adam; each epoch goes through the points in a new random order.
         density: another :math:`p_\gamma`, a module with ``log_prob``; its parameters are trained in place.
-
-    Returns:
-        A frozen :class:`Likelihood`, whose ``elbo`` evaluates test points.
 
     Raises:
         ImportError: without ``density`` and the package zuko.
@@ -120,10 +116,9 @@ def fit_elbo(
     best, kept = -math.inf, None
     for _ in range(epochs):
         for index in torch.randperm(len(train), generator=generator, device=device).split(batch_size):
-            code = codes[index]
-            noise = torch.empty_like(code).normal_(generator=generator)
+            noise = torch.empty_like(codes[index]).normal_(generator=generator)
             optimizer.zero_grad()
-            (-fitted(as_floats(train[index]), code, noise).mean()).backward()
+            (-fitted(as_floats(train[index]), codes[index], noise).mean()).backward()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -150,6 +145,5 @@ def _start_epsilon(fitted: Likelihood, train: Tensor, codes: Tensor, generator: 
     for scale in scales:
         fitted.log_epsilon.copy_(scale.log())
         values.append(fitted(x, code, noise).mean())
-    # A decoder may overflow far from its codes.
-    best = torch.stack(values).nan_to_num(nan=-torch.inf).argmax()
+    best = torch.stack(values).nan_to_num(nan=-torch.inf).argmax()  # a decoder may overflow far from its codes
     fitted.log_epsilon.copy_(scales[best].log())

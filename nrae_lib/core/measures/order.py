@@ -37,8 +37,7 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
 
     The codes, best of densely spaced noise-free points, are read in the order of the true position, in the direction of
     most steps. A break is a maximal stretch on which the code retreats by more than ``tolerance`` times its whole range: a
-    fold or a jump of the chart. Smaller retreats are ripples below what the noise determines. A constant code, which orders
-    nothing, counts as one break.
+    fold or a jump of the chart. Smaller retreats are ripples below what the noise determines. A constant code has one.
 
     Example:
         >>> order_breaks(torch.tensor([3.0, 4, 5, 0, 1, 2]), torch.arange(6.0))
@@ -52,8 +51,7 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
 
 def _retreats(steps: Tensor, tolerance: float, closed: bool = False) -> int:
     """Maximal stretches without a step in the direction of most steps that lose more than ``tolerance``."""
-    # Not the direction of the total change: a jump may exceed all steps together. Without a trend the better reading
-    # counts, because the sign of a code means nothing.
+    # Not of the total change: a jump may exceed all steps together. Without a trend the better reading counts.
     down, up = int((steps < 0).sum()), int((steps > 0).sum())
     counts = []
     for reading in [steps] * (up >= down) + [-steps] * (down >= up):
@@ -73,8 +71,8 @@ def _retreats(steps: Tensor, tolerance: float, closed: bool = False) -> int:
 def total_turning(curve: Tensor) -> float:
     """Total absolute turning of a polygonal curve, (P, D), in half turns: Σ (unsigned angle between successive chords) / π.
 
-    The discrete total curvature: 0 for a straight line, 2 for a closed convex curve. A curve that runs through the noise
-    of its training points turns more than the curve they were drawn around. Chords of length zero are passed over.
+    The discrete total curvature: 0 for a straight line, 2 for a closed convex curve, more for one that runs through the
+    noise of its training points. Chords of length zero are passed over.
 
     Example:
         >>> total_turning(torch.tensor([[0.0, 0], [1, 0], [1, 1]]))
@@ -207,8 +205,7 @@ def grid_smoothness(images: Tensor, where: Tensor | None = None) -> float:
     flat = images.double().flatten(2) if images.dim() > 2 else images.double()[:, :, None]
 
     def mean_square(order: int, axis: int) -> float:
-        # A difference of this order joins order + 1 neighbours.
-        joined = where.to(flat.device).unfold(axis, order + 1, 1).all(-1)
+        joined = where.to(flat.device).unfold(axis, order + 1, 1).all(-1)  # all neighbours that a difference joins
         squares = flat.diff(n=order, dim=axis).square().sum(2)[joined]
         return float(squares.mean()) if len(squares) else 0.0
 
