@@ -151,7 +151,7 @@ class _Architecture:
             for part in {"spectral": (encoder, decoder), "spectral_decoder": (decoder,)}.get(weights, ()):
                 _limit(part)
         if latent == "circular" and self.latent_dim < 2:
-            raise ValueError("a circular code needs latent_dim (n_components) >= 2: on a line only +1 and -1 are left")
+            raise ValueError("a circular code needs latent_dim (n_components) of at least 2: a line has only +1 and -1")
         form = LATENTS[latent](self.latent_dim)
         if form is not None:
             encoder = nn.Sequential(encoder, form)
