@@ -200,7 +200,8 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     else:
         shown = {study.preset_of(name) for name in study.conditions}
         items = paper.judge(page, judged, "paper" if shown == {"paper"} else study.preset, tuple(conditions))
-    whole = set(study.full_plan.methods) <= set(study.names)
+    # A part of the methods or conditions, also for want of images, must not replace verdicts on all of them.
+    whole = study.whole and not study.absent
     stored_verdicts(items, page, save=study.preset == "paper" and whole, known=whole)
 
     for part, table in tables.items():
@@ -214,7 +215,7 @@ def close_study(study, page, frame=None, conditions=None, **tables):
             display(Markdown(f"{title}:"))
             provenance(results)
     display(Markdown("From the top of the repository:"))
-    asked = "all" if whole else ",".join(study.names)
+    asked = "all" if set(study.full_plan.methods) <= set(study.names) else ",".join(study.names)
     papermill_command(f"notebooks/{page}.ipynb", preset=study.preset, method=asked)
 
 

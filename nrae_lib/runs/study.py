@@ -142,6 +142,7 @@ class Study:
         checked: the spot check, pairs of a result of now and its committed twin.
         absent: conditions that are left out, or not checked, because their images are not on this machine.
         already_stored: how many of this preset's own results were read, not trained.
+        whole: whether all conditions and all methods were asked for.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Study:
         self.plan, self.full_plan = plan(preset), plan("paper")
         self.store, self.full_store = Store.of(preset, experiment), Store.of("paper", experiment)
         known = {**self.full_plan.conditions, **self.plan.conditions}
-        self._wanted = tuple(only) or tuple(known)
+        self._known, self._wanted = tuple(known), tuple(only) or tuple(known)
         for name in self._wanted:
             if name not in known:
                 raise ValueError(f"unknown condition {name!r}: choose among {', '.join(known)}")
@@ -168,7 +169,17 @@ class Study:
         self._condition: dict[str, str] = {}  # key of a run -> its condition
 
     def __getattr__(self, name: str):
-        if name in ("conditions", "options", "searched", "results", "frame", "checked", "absent", "already_stored"):
+        if name in (
+            "conditions",
+            "options",
+            "searched",
+            "results",
+            "frame",
+            "checked",
+            "absent",
+            "already_stored",
+            "whole",
+        ):
             raise RuntimeError(f"this study has no {name} yet: call its run() first, or pages.open_study")
         raise AttributeError(f"a study has no attribute {name!r}")
 
@@ -180,8 +191,8 @@ class Study:
         self.absent = []
         if self.preset == "paper":
             here = [name for name in mine if _is_here(self.plan.conditions[name])]
-            self.absent = [name for name in mine if name not in here]
-            mine = here or mine  # without any images at all, the first run says best what is missing
+            if here:  # without any images at all, the first run says best what is missing
+                self.absent, mine = [name for name in mine if name not in here], here
         choices = self._search(mine, full, own)
         self.options = {
             name: {
@@ -196,7 +207,12 @@ class Study:
         order = [name for name in self._wanted if name in committed or name in mine]
         found = [result for results in committed.values() for result in results] + trained
         self.results = sorted(found, key=lambda result: order.index(self._condition[result.run.key]))
+        if not self.results:
+            raise ValueError(
+                f"nothing to show: {', '.join(order) or 'no condition here'} has no {' or '.join(self.names)}"
+            )
         self.conditions, self._own = order, set(mine)
+        self.whole = set(self._known) == set(self._wanted) and set(self.full_plan.methods) <= set(self.names)
         self.searched = _deciding({**dict.fromkeys(committed, full), **choices})
         self._condition |= full.condition | own.condition
         self.frame = self._frame(self.results)
