@@ -19,9 +19,16 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pg
 _WHITE = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}  # value of white in each accepted mode
 
 
+class OwnPoints(NamedTuple):
+    """What :func:`read_points` gives; unpacks as ``points, names``."""
+
+    points: np.ndarray
+    names: tuple[str, ...]
+
+
 def read_points(
     path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, min_points: int = 2
-) -> tuple[np.ndarray, tuple[str, ...]]:
+) -> OwnPoints:
     """Points to train on, one per row (or per image), and their names.
 
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
@@ -82,7 +89,7 @@ def read_points(
         array, names = _npy(path) if ending == ".npy" else _npz(path, key), ()
     else:
         array, names = _table(path, read_table(path), columns)
-    return _checked(path, array, min_points), names
+    return OwnPoints(_checked(path, array, min_points), names)
 
 
 def library(name: str, package: str, purpose: str) -> ModuleType:
