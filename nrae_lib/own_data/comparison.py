@@ -1,91 +1,136 @@
-"""Several methods on one's own data: what is compared, k-fold cross-validation, and the file of the codes."""
+"""Several methods on one's own data: what is compared, and k-fold cross-validation."""
 
-import difflib
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
-from typing import NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 
+from nrae_lib import pages, runs
 from nrae_lib.core import methods
 from nrae_lib.own_data.embeddings import EMBEDDINGS
-
-# --------------------------------------------------------------------------------------------------- what is compared
+from nrae_lib.own_data.estimator import ManifoldAutoencoder
+from nrae_lib.own_data.files import Points, library, read_points
 
 
 def choose_methods(value: str, default: Sequence[str]) -> list[str]:
     """The methods that a text names, each once, in its order.
 
-    Arguments:
-        value: names from ``methods.CATALOGUE``, also with penalties added, and from ``embeddings.EMBEDDINGS``,
-            separated by commas: "ae,nrae_q+mmd,umap"; "all" stands for ``default``.
-
-    Raises:
-        ValueError: for an unknown method or penalty, naming the valid ones, or no method at all.
-        ImportError: for a method whose package is missing.
-
-    Example:
-        >>> choose_methods("all, nrae_q+mmd, pca", default=("ae", "nrae_l"))
-        ['ae', 'nrae_l', 'nrae_q+mmd', 'pca']
+    Names are those of ``methods.CATALOGUE``, also with penalties added, and of ``embeddings.EMBEDDINGS``, separated by
+    commas; "all" stands for ``default``. ValueError for an unknown name or none, ImportError for a missing package.
     """
     names = [name.strip() for name in str(value).split(",") if name.strip()]
-    if not names:
-        raise ValueError(f"no method is named: choose 'all' or some of {', '.join([*methods.CATALOGUE, *EMBEDDINGS])}")
+    pages.choose_methods(",".join(name.split("+")[0] for name in names), [*methods.CATALOGUE, *EMBEDDINGS])
     names = list(dict.fromkeys(one for name in names for one in (default if name == "all" else (name,))))
-    for name in names:
-        base = name.split("+")[0].strip()
-        if name not in EMBEDDINGS and base not in methods.CATALOGUE:
-            valid = [*methods.CATALOGUE, *EMBEDDINGS]
-            close = difflib.get_close_matches(base, valid, n=1)
-            raise ValueError(
-                f"unknown method {base!r}{f', did you mean {close[0]!r}?' if close else ''}; the methods are: all, "
-                f"{', '.join(methods.CATALOGUE)}, with penalties as in 'nrae_q+mmd', and without a decoder: "
-                f"{', '.join(EMBEDDINGS)}"
-            )
-        terms = () if name in EMBEDDINGS else methods.get(name).objective.terms
-        # Found out now, not after the methods before it have been trained.
-        if name == "umap" and find_spec("umap") is None:
-            raise ImportError("method 'umap' needs the package umap-learn: pip install 'nrae-lib[methods]'")
-        if "phate" in terms and find_spec("phate") is None:
-            raise ImportError(f"method {name!r} needs the package phate: pip install 'nrae-lib[phate]'")
+    for name in names:  # a missing package is found out now, not after other methods have been trained
+        if name == "umap":
+            library("umap", "umap-learn", "method 'umap'")
+        elif name not in EMBEDDINGS and "phate" in methods.get(name).objective.terms:
+            library("phate", "phate", f"method {name!r}", extra="phate")
     return names
 
 
 def parse_widths(value: str | int) -> tuple[int, ...]:
-    """Widths of layers from a text such as "256,256".
-
-    Raises:
-        ValueError: if it is no list of whole numbers from 1 on.
-
-    Example:
-        >>> parse_widths("256, 64")
-        (256, 64)
-    """
+    """Widths of layers from a text: (256, 64) of "256, 64"; ValueError if it is no list of whole numbers from 1 on."""
     parts = [part.strip() for part in str(value).split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"{value!r} is no list of whole numbers >= 1, such as '256,256'")
     return tuple(map(int, parts))
 
 
-def as_images(points: np.ndarray) -> np.ndarray | None:
-    """(N, H, W) grey or (N, H, W, 3) colour images, in the points' own values, or None if they are no images.
+def check_parameters(namespace: dict, default: Sequence[str]) -> dict:
+    """Check the parameters of the page on one's own data (``pages.check_parameters``); those that were given, by name."""
 
-    Accepted are (N, H, W), and channels of 1 or 3 either first or last.
+    def whole(low):
+        wrong = f"is no whole number from {low} on"
+        return lambda value: None if type(value) is int and low <= value < 2**31 else f"{value!r} {wrong}"
+
+    def text(value):  # papermill reads -p columns 0 as a number
+        return None if isinstance(value, str | int) else f"{value!r} is no text"
+
+    checks = dict(
+        preset=runs.PRESETS, data=text, key=text, columns=text, labels=text,
+        method=lambda value: choose_methods(value, default), n_components=whole(1), n_neighbors=whole(1),
+        hidden=lambda value: value != "" and parse_widths(value), epochs=whole(0), folds=whole(2), seed=whole(0),
+        device=runs.check_device, codes=text,
+    )  # fmt: skip
+    pages.check_parameters(namespace, **checks)
+    return {name: namespace[name] for name in checks if namespace[name] not in ("", 0)}
+
+
+def read_data(data: str, key: str, columns: str, labels: str, digits: int) -> Points:
+    """``files.read_points`` of a page's texts, or without ``data`` so many of scikit-learn's digits, under a banner."""
+    key, labels, columns = str(key), str(labels), [name for name in map(str.strip, str(columns).split(",")) if name]
+    if data:
+        return read_points(str(data), key or None, columns or None, labels)
+    for name, value in (("key", key), ("columns", columns), ("labels", labels)):
+        if value:
+            raise ValueError(f"{name} describes your file: give it as data, or leave {name} empty")
+    found = load_digits()
+    what = f"{digits:,} of scikit-learn's handwritten digits, images of 8 x 8 pixels with values from 0 to 16"
+    pages.banner(f"A stand-in, because data is empty: {what}. Give your own with -p data FILE.")
+    return Points(found.images[:digits].astype(np.float32), (), found.target[:digits])
+
+
+def check_data(X: np.ndarray, chosen: Sequence[str], n_components: int, folds: int, seed: int) -> np.ndarray:
+    """(N,) the fold of each row of X, (N, D); one sentence if the chosen methods cannot learn from X."""
+    if np.array_equal(X.min(0), X.max(0)):
+        raise ValueError(f"the data are {len(X)} equal points: there is nothing to learn")
+    if n_components > (most := X.shape[1]):
+        raise ValueError(
+            f"n_components is {n_components}: choose 1 to {most}, because points have only {most} features"
+        )
+    if "tsne" in chosen and n_components > 3:
+        raise ValueError(f"method 'tsne' has at most 3 components, not {n_components}: leave it out")
+    fold = assign_folds(X, folds, seed)
+    fewest = len(X) - int(np.bincount(fold).max())
+    if fewest < max(n_components + 1, 2):
+        few = f"{fewest} to train on, which is too few for n_components={n_components}"
+        raise ValueError(f"{folds} folds of {len(X)} points leave {few}")
+    return fold
+
+
+def attempt(models: Mapping[str, BaseEstimator], work: Callable) -> tuple[dict, dict[str, float], dict[str, str]]:
+    """``work(model)`` of every model by name, its seconds, and why it failed where it did: the others go on."""
+    results, seconds, failed = {}, {}, {}
+    for name, model in models.items():
+        started = time.perf_counter()
+        try:
+            results[name] = work(model)
+            seconds[name] = time.perf_counter() - started
+        except (FloatingPointError, ValueError) as error:
+            failed[name] = str(error)
+    return results, seconds, failed
+
+
+def summary(model: BaseEstimator) -> dict[str, str]:
+    """A fitted autoencoder's options, and how its loss changed from one tenth of the epochs to the last."""
+    if not isinstance(model, ManifoldAutoencoder):
+        return {}
+    entry, tenth, change = methods.get(model.method), len(model.loss_) // 10, "too few epochs to tell"
+    if tenth:
+        change = f"{100 * (model.loss_[-tenth:].mean() / model.loss_[-2 * tenth : -tenth].mean() - 1):+.1f} %"
+    options = entry.configure().options() | {"n_neighbors": model.n_neighbors_}
+    used = {name: options[name] for name in entry.options if name in entry.search or name.endswith("_weight")}
+    return {"options": entry.describe(used) if used else "none", "change of the loss": change}
+
+
+def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
+    """(N, m) codes of all rows of X, by ``model``, which is fitted to them.
+
+    UMAP, t-SNE and LLE are fitted to ``limit`` random rows if there are more; t-SNE gives the others NaN.
     """
-    if points.ndim == 3:
-        return points
-    if points.ndim != 4:
-        return None
-    if points.shape[1] in (1, 3):
-        points = np.moveaxis(points, 1, -1)
-    if points.shape[-1] not in (1, 3):
-        return None
-    return points[..., 0] if points.shape[-1] == 1 else points
+    if len(X) <= limit or isinstance(model, ManifoldAutoencoder | PCA):
+        return model.fit_transform(X)
+    some = np.sort(np.random.default_rng(seed).choice(len(X), limit, replace=False))
+    codes = np.full((len(X), model.n_components), np.nan, np.float32)
+    codes[some] = model.fit_transform(X[some])
+    return model.transform(X) if hasattr(model, "transform") else codes
 
 
 def copies(X: np.ndarray) -> np.ndarray:
@@ -95,134 +140,47 @@ def copies(X: np.ndarray) -> np.ndarray:
     return np.array([first.setdefault(hashlib.sha256((row + 0.0).tobytes()).digest(), i) for i, row in enumerate(X)])
 
 
-def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int | None = None, seed: int = 0) -> np.ndarray:
-    """(N, m) codes of all rows of X, by ``model``, which is fitted to them, or to ``limit`` random ones if there are more.
-
-    Rows that a model without ``transform`` (t-SNE) has not seen get NaN.
-    """
-    if limit is None or len(X) <= limit:
-        return model.fit(X).embedding_
-    some = np.sort(np.random.default_rng(seed).choice(len(X), limit, replace=False))
-    model.fit(X[some])
-    try:
-        return model.transform(X)
-    except NotImplementedError:
-        codes = np.full((len(X), model.embedding_.shape[1]), np.nan, np.float32)
-        codes[some] = model.embedding_
-        return codes
-
-
-# --------------------------------------------------------------------------------------------------- cross-validation
-
-
-@dataclass
-class CrossValidation:
-    """What :func:`cross_validate` gives; errors are mean-D, in the squared units of the data.
-
-    Arguments:
-        fold: (N,) the fold in which each row was held out.
-        row_error: method -> (N,) error of each row, (1/D) ‖x - x̂‖², when it was held out.
-        feature_error: method -> (D,) mean over the rows of the squared held-out error of each feature.
-        kept: numbers of the rows whose held-out reconstruction was kept.
-        reconstruction: method -> (len(kept), D).
-        failed: method -> why its training failed; such a method is in none of the others.
-        seconds: method -> time of training, all folds together.
-    """
-
-    fold: np.ndarray
-    kept: np.ndarray
-    row_error: dict[str, np.ndarray] = field(default_factory=dict)
-    feature_error: dict[str, np.ndarray] = field(default_factory=dict)
-    reconstruction: dict[str, np.ndarray] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def fold_errors(self, method: str) -> np.ndarray:
-        """(folds,) mean error of the rows of each fold."""
-        return np.bincount(self.fold, self.row_error[method]) / np.bincount(self.fold)
-
-
 def assign_folds(X: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """(N,) the fold of each row of X, at random, in folds of equal size up to one; equal rows share a fold.
+    """(N,) the fold of each row of X, at random, in folds of equally many different rows up to one.
 
-    Without the last, a held-out row could have a copy among those trained on, and its error would be too small.
-    Sizes are counted in different rows.
-
-    Raises:
-        ValueError: if there are fewer different rows than folds, or fewer than two folds.
+    Equal rows share a fold: a copy among those trained on would make a held-out error too small. ValueError for fewer
+    different rows than folds, or fewer than two folds.
     """
     different, group = np.unique(copies(X), return_inverse=True)
     if not 2 <= folds <= len(different):
         raise ValueError(f"folds is {folds}: choose 2 to {len(different)}, the number of different points")
-    place = np.random.default_rng(seed).permutation(len(different))
-    return (place % folds)[group]
+    return (np.random.default_rng(seed).permutation(len(different)) % folds)[group]
 
 
-def cross_validate(
-    models: Mapping[str, BaseEstimator], X: np.ndarray, fold: np.ndarray, kept: Sequence[int] = ()
-) -> CrossValidation:
-    """Held-out reconstruction errors: every row is reconstructed by a model that was fitted without its fold.
+# Mean-D errors (N,) of each row, (D,) of each feature and (folds,) of each fold; reconstructions of rows that are kept.
+HeldOut = namedtuple("HeldOut", "row_error feature_error fold_error reconstruction")
 
-    All that is learned is learned from the training part, also what standardizes. All methods share the folds.
 
-    Arguments:
-        models: name -> unfitted scikit-learn transformer with ``inverse_transform``; it is cloned, never fitted itself.
-        X: (N, D).
-        fold: (N,), from :func:`assign_folds`.
-        kept: rows whose reconstruction is wanted.
+def held_out(model: BaseEstimator, X: np.ndarray, fold: np.ndarray, kept: Sequence[int] = ()) -> HeldOut:
+    """Held-out errors (1/D) ‖x - x̂‖²: every row of X, (N, D), is reconstructed by a model fitted without its ``fold``.
+
+    All that is learned is learned from the training part, also what standardizes. ``model`` is a scikit-learn
+    transformer with ``inverse_transform``; it is cloned, never fitted itself.
     """
-    kept = np.asarray(kept, dtype=int)
-    result = CrossValidation(fold, kept)
-    for name, model in models.items():
-        row_error, feature_error = np.empty(len(X)), np.zeros(X.shape[1])
-        reconstruction = np.empty((len(kept), X.shape[1]), X.dtype)
-        started = time.perf_counter()
-        try:
-            for number in range(fold.max() + 1):
-                held_out = fold == number
-                fitted = clone(model).fit(X[~held_out])
-                decoded = fitted.inverse_transform(fitted.transform(X[held_out]))
-                squares = np.square(decoded.astype(np.float64) - X[held_out])
-                row_error[held_out] = squares.mean(1)
-                feature_error += squares.sum(0) / len(X)
-                inside = held_out[kept]
-                reconstruction[inside] = decoded[np.cumsum(held_out)[kept[inside]] - 1]
-        except (FloatingPointError, ValueError) as error:  # one method that cannot must not take the others with it
-            result.failed[name] = str(error)
-            continue
-        result.seconds[name] = time.perf_counter() - started
-        result.row_error[name], result.feature_error[name] = row_error, feature_error
-        result.reconstruction[name] = reconstruction
-    return result
+    decoded = np.empty_like(X)
+    for number in range(fold.max() + 1):
+        fitted = clone(model).fit(X[fold != number])
+        decoded[fold == number] = fitted.inverse_transform(fitted.transform(X[fold == number]))
+    squares = np.square(decoded.astype(np.float64) - X)
+    fold_error = np.bincount(fold, squares.mean(1)) / np.bincount(fold)
+    return HeldOut(squares.mean(1), squares.mean(0), fold_error, decoded[np.asarray(kept, dtype=int)])
 
 
-class Difference(NamedTuple):
-    """A paired difference of fold errors: its mean, its corrected confidence interval, in how many folds it is negative."""
-
-    mean: float
-    low: float
-    high: float
-    lower_in: int
-
-
-def paired_difference(errors: np.ndarray, baseline: np.ndarray, confidence: float = 0.95) -> Difference:
-    """Confidence interval of a difference between two methods' errors on the same K folds.
+def paired_difference(errors: np.ndarray, baseline: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean difference of two methods' errors on the same K folds, (K,) each, and the ends of its confidence interval.
 
     mean ± t_{K-1} √((1/K + n_test/n_train) s²), s² the sample variance of the K differences and n_test/n_train =
     1/(K-1): the correction of Nadeau and Bengio (*Inference for the Generalization Error*, 2003), because the training
     parts of the folds overlap and 1/K alone makes the interval too narrow. It is a heuristic, not a guarantee.
-
-    Arguments:
-        errors, baseline: (K,), K >= 2.
-
-    Example:
-        >>> paired_difference(np.array([1.0, 2.0, 3.0]), np.array([2.0, 3.0, 4.5])).lower_in
-        3
     """
     from scipy.stats import t
 
-    difference = np.asarray(errors) - np.asarray(baseline)
-    folds = len(difference)
+    difference, folds = np.asarray(errors) - np.asarray(baseline), len(errors)
     half = t.ppf((1 + confidence) / 2, folds - 1) * sqrt((1 / folds + 1 / (folds - 1)) * difference.var(ddof=1))
     mean = float(difference.mean())
-    return Difference(mean, mean - float(half), mean + float(half), int((difference < 0).sum()))
+    return mean, mean - float(half), mean + float(half)

@@ -222,8 +222,8 @@ def test_images():
         (dict(n_neighbors=0), "n_neighbors must be a whole number"),
         (dict(epochs=True), "epochs must be a whole number"),
         (dict(batch_size="all"), "batch_size must be a whole number >= 1, not 'all'"),
-        (dict(learning_rate=0), "learning_rate must be a number > 0"),
-        (dict(learning_rate=np.nan), "learning_rate must be a number > 0"),
+        (dict(learning_rate=0), "learning_rate must be a finite number > 0"),
+        (dict(learning_rate=np.nan), "learning_rate must be a finite number > 0"),
         (dict(hidden=64), "hidden must be a tuple of whole numbers >= 1, not 64"),
         (dict(hidden=()), "hidden must be a tuple"),
         (dict(hidden=(8, -1)), "hidden must be a tuple"),
@@ -325,10 +325,10 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path, library):
     model = small().fit(X)
     for name in (library, "tqdm.auto", "safetensors.torch"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=rf"needs? the package {library}: pip install 'nrae-lib\[methods\]'"):
+    with pytest.raises(ImportError, match=rf"needs the package {library}: pip install 'nrae-lib\[methods\]'"):
         model.set_params(verbose=True).fit(X) if library == "tqdm" else model.save(tmp_path / "model")
     if library == "safetensors":
-        with pytest.raises(ImportError, match="need the package safetensors"):
+        with pytest.raises(ImportError, match="needs the package safetensors"):
             ManifoldAutoencoder.load(tmp_path / "model")
 
 

@@ -272,7 +272,7 @@ def test_documentation_is_read_from_docstrings():
     assert arguments["order"].startswith("of the expansion: 0, 1") and "neighbor_weight" in arguments
     assert arguments["space"].endswith("without encoding the neighbours.")
     assert {"latent", "weights"} <= pages.documented(methods.Objective).keys()
-    assert pages.documented(embeddings.Embedding)["umap"].endswith("`n_components`` + 2 samples.")
+    assert pages.documented(embeddings.embedding)["umap"].endswith("`n_components`` + 2 samples.")
 
 
 def test_step_times_stand_in_rows():

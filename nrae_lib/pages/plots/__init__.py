@@ -10,11 +10,10 @@ from nrae_lib.pages.plots.latent import CYCLIC_COLOURS, code_circles, code_plane
 from nrae_lib.pages.plots.many_runs import mean_and_deviation, per_seed, search_grid
 from nrae_lib.pages.plots.own_data import (
     CATEGORY_COLOURS,
+    as_images,
     codes_of_points,
     feature_errors,
-    fold_errors,
-    image_reconstructions,
-    point_reconstructions,
+    held_out_reconstructions,
 )
 from nrae_lib.pages.plots.runtime import cost_chart, scaling
 from nrae_lib.pages.plots.sliders import image_slider, latent_walk, scrubber
@@ -35,9 +34,9 @@ from nrae_lib.pages.plots.sweeps import dot_rows, sweep
 
 __all__ = [
     "CATEGORY_COLOURS", "CYCLIC_COLOURS", "MANIFOLD_COLOUR", "METHOD_COLOURS", "ORDER_COLOURS", "PAGE_STYLE",
-    "SAMPLE_COLOUR", "best_and_worst", "code_circles", "code_planes", "codes_of_points", "cost_chart",
-    "curvature_fields", "dot_rows", "feature_errors", "figure_html", "fold_errors", "image_reconstructions", "image_rows",
+    "SAMPLE_COLOUR", "as_images", "best_and_worst", "code_circles", "code_planes", "codes_of_points", "cost_chart",
+    "curvature_fields", "dot_rows", "feature_errors", "figure_html", "held_out_reconstructions", "image_rows",
     "image_slider", "latent_grids", "latent_order", "latent_walk", "learned_curves", "mean_and_deviation",
-    "method_colour", "method_label", "neighborhood_reconstructions", "per_seed", "point_reconstructions",
-    "relative_luminance", "scaling", "scrubber", "search_grid", "show", "style", "sweep",
+    "method_colour", "method_label", "neighborhood_reconstructions", "per_seed", "relative_luminance", "scaling",
+    "scrubber", "search_grid", "show", "style", "sweep",
 ]  # fmt: skip

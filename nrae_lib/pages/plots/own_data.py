@@ -1,21 +1,13 @@
-"""Pictures of one's own data: codes, held-out reconstructions, and the errors behind them."""
+"""Pictures of one's own data: codes, held-out reconstructions, and the worst features."""
 
 import math
 
 import numpy as np
 
+from nrae_lib.pages.plots import panels as multiples
 from nrae_lib.pages.plots.images import image_rows
-from nrae_lib.pages.plots.panels import choose_columns, legend_below, not_empty, page_width, with_narrow
-from nrae_lib.pages.plots.style import (
-    MANIFOLD_COLOUR,
-    ORDER_COLOURS,
-    PAGE_WIDTH,
-    SAMPLE_COLOUR,
-    _mappable,
-    _new_figure,
-    method_colour,
-    style,
-)
+from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, ORDER_COLOURS, SAMPLE_COLOUR, _new_figure, method_label, style
+from nrae_lib.pages.plots.sweeps import dot_rows
 
 # Each reads on a white and on a dark page (luminance 0.12 to 0.30); the last is what comes after the others are used up.
 CATEGORY_COLOURS = (
@@ -27,88 +19,70 @@ CATEGORY_COLOURS = (
 def codes_of_points(panels, colour, colour_name, seed=0):
     """Two-dimensional codes as points, or one-dimensional codes as a strip, one small picture per method.
 
+    Every picture has its own range and one unit on both axes, because the scale of a code is arbitrary.
+
     Arguments:
-        panels: title -> (n, m) codes, n the same for all. Of more than two coordinates the first two are drawn.
+        panels: method -> (n, m) codes, n the same for all. Of more than two coordinates the first two are drawn.
         colour: (n,) numbers or texts. Texts, and whole numbers of at most twelve values, are classes with a legend, the
             eleven most frequent and "other"; other numbers have a colour bar, and NaN is grey.
         colour_name: what the colour means.
         seed: of the order in which points are drawn, so that no class covers the others, and of a strip's heights.
-
-    Returns:
-        Figure: every picture has its own range and one unit on both axes, because the scale of a code is arbitrary.
-
-    Raises:
-        ValueError: there are no panels, or they do not fit the colour.
     """
-    panels = {title: np.asarray(codes, dtype=float) for title, codes in not_empty(panels).items()}
-    colour = np.asarray(colour)
-    for title, codes in panels.items():
-        if codes.ndim != 2 or len(codes) != len(colour):
-            raise ValueError(f"codes of {title!r} have the shape {codes.shape}, but the colour has {colour.shape}")
-    return with_narrow(
-        lambda columns: _draw_codes(panels, colour, colour_name, seed, columns),
-        choose_columns(len(panels), 1 if all(codes.shape[1] == 1 for codes in panels.values()) else None),
-    )
-
-
-def _draw_codes(panels, colour, colour_name, seed, columns):
-    rows, strip = math.ceil(len(panels) / columns), all(codes.shape[1] == 1 for codes in panels.values())
-    width = PAGE_WIDTH if strip else page_width(columns)
-    generator = np.random.default_rng(seed)
-    order, height = generator.permutation(len(colour)), generator.uniform(-1, 1, len(colour))
-    classes = _classes(colour)
-    scale, dots = (None, {}) if classes else _numbers(colour, order)
-    if classes:
-        names, numbers = classes
-        shown = [*CATEGORY_COLOURS[: len(names) - 1], CATEGORY_COLOURS[-1 if len(names) > 11 else len(names) - 1]]
-        dots = {"c": [shown[number] for number in numbers[order]]}
-    look = dict(s=float(np.clip(4000 / len(colour), 4, 40)), linewidth=0, alpha=0.85, rasterized=True)
-    with style():
-        figure, axes = _new_figure(width, rows * ((64 if strip else width / columns) + 30) + 90, rows, columns)
-        for axis in axes.ravel()[len(panels) :]:
-            axis.set_visible(False)
-        for axis, (title, codes) in zip(axes.ravel(), panels.items(), strict=False):
-            axis.scatter(codes[order, 0], (codes[:, 1] if codes.shape[1] > 1 else height)[order], **look, **dots)
-            axis.set(title=title, xticks=[], yticks=[])
-            axis.spines[:].set(visible=True, alpha=0.3)
-            if codes.shape[1] > 1:
-                axis.set_aspect("equal", adjustable="datalim")
-                axis.set_box_aspect(1)
-        if classes:
-            for one, name in zip(shown, names, strict=True):
-                axes[0, 0].plot([], [], "o", markersize=7, markeredgewidth=0, color=one, label=name)
-            across = max(1, int(width // (26 + 9 * max(len(colour_name) / 2, *map(len, names)))))
-            place = dict(handletextpad=0.2, columnspacing=1.2, title=colour_name)
-            legend_below(figure, axes[0, 0], min(across, len(names)), **place)
-        else:
-            place = dict(location="bottom", shrink=0.7, aspect=40, label=colour_name)
-            bar = figure.colorbar(_mappable(scale), ax=axes.ravel().tolist(), **place)
-            bar.solids.set_rasterized(True)
-            bar.outline.set_visible(False)
-    return figure
-
-
-def _numbers(colour, order):
-    """The scale of numbers, and how dots in this order are coloured by it; NaN is grey."""
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-    colour = np.where(np.isfinite(colour.astype(float)), colour.astype(float), np.nan)
-    ends = (np.nanmin(colour), np.nanmax(colour)) if np.isfinite(colour).any() else (0, 1)
-    shades = LinearSegmentedColormap.from_list("order", ORDER_COLOURS).with_extremes(bad=CATEGORY_COLOURS[-1])
-    scale = {"cmap": shades, "norm": Normalize(*ends)}
-    return scale, {"c": np.ma.masked_invalid(colour[order]), "plotnonfinite": True, **scale}
+    colour = np.asarray(colour)
+    panels = {name: np.asarray(codes, float) for name, codes in multiples.not_empty(panels).items()}
+    for name, codes in panels.items():
+        if codes.ndim != 2 or len(codes) != len(colour):
+            raise ValueError(f"codes of {name!r} have the shape {codes.shape}, but the colour has {colour.shape}")
+    generator = np.random.default_rng(seed)
+    order, height = generator.permutation(len(colour)), generator.uniform(-0.1, 0.1, len(colour))
+    look = dict(s=float(np.clip(4000 / len(colour), 4, 40)), linewidth=0, alpha=0.85, rasterized=True)
+    classes = _classes(colour)
+    if classes:
+        names, numbers = classes
+        shades = [*CATEGORY_COLOURS[: len(names) - 1], CATEGORY_COLOURS[-1 if len(names) > 11 else len(names) - 1]]
+        look["c"] = [shades[number] for number in numbers[order]]
+    else:
+        numbers = np.ma.masked_invalid(colour.astype(float))
+        shades = LinearSegmentedColormap.from_list("order", ORDER_COLOURS).with_extremes(bad=CATEGORY_COLOURS[-1])
+        scale = {"cmap": shades, "norm": Normalize(*((numbers.min(), numbers.max()) if numbers.count() else (0, 1)))}
+        look |= {"c": numbers[order], "plotnonfinite": True, **scale}
+
+    def draw(axis, panel):
+        axis.scatter(*_between_ones(panel["codes"], height)[order].T, **look)
+
+    def finish(figure, axes, columns):
+        if not classes:
+            return multiples.colour_bar(figure, axes, scale, colour_name)
+        for shade, name in zip(shades, names, strict=True):
+            axes[0].plot([], [], "o", markersize=7, markeredgewidth=0, color=shade, label=name)
+        across = int(multiples.page_width(columns) // (26 + 9 * max(len(colour_name) / 2, *map(len, names))))
+        place = dict(handletextpad=0.2, columnspacing=1.2, title=colour_name)
+        multiples.legend_below(figure, axes[0], min(max(1, across), len(names)), **place)
+
+    strip = all(codes.shape[1] == 1 for codes in panels.values())
+    limits = ((-1.07, 1.07), (-0.12, 0.12) if strip else (-1.07, 1.07))
+    panels = {name: {"codes": codes} for name, codes in panels.items()}
+    return multiples.small_multiples(panels, draw, limits, 1 if strip else None, finish, extra=40, below=30)
+
+
+def _between_ones(codes, height):
+    """(n, 2) the first two coordinates, or one and a height, the larger side of their range from -1 to 1."""
+    low, high = np.nanmin(codes[:, :2], axis=0), np.nanmax(codes[:, :2], axis=0)
+    points = (2 * codes[:, :2] - low - high) / (max(high - low) or 1)
+    return points if codes.shape[1] > 1 else np.column_stack([points, height])
 
 
 def _classes(colour):
     """(names, (n,) their numbers) of at most twelve classes, or None for numbers that are none."""
-    if colour.dtype.kind == "f":
-        finite = colour[np.isfinite(colour)]
-        if len(finite) < len(colour) or not np.array_equal(finite, finite.round()):
-            return None
-    values, numbers, counts = np.unique(colour, return_inverse=True, return_counts=True)
-    if len(values) > 12 and colour.dtype.kind in "iuf":
+    numeric = colour.dtype.kind in "iuf"
+    if numeric and not (np.isfinite(colour).all() and np.array_equal(colour, np.round(colour))):
         return None
-    names = [_shortened(f"{value:g}" if colour.dtype.kind in "iuf" else value) for value in values]
+    values, numbers, counts = np.unique(colour, return_inverse=True, return_counts=True)
+    if len(values) > 12 and numeric:
+        return None
+    names = [_shortened(f"{value:g}" if numeric else value) for value in values]
     if len(values) > 12:
         frequent = np.sort(np.argsort(-counts, kind="stable")[:11])
         place = np.full(len(values), 11)
@@ -122,144 +96,75 @@ def _shortened(text):
     return text if len(text) <= 18 else text[:17] + "…"
 
 
-def image_reconstructions(originals, reconstructions):
-    """Images and what every method makes of them, one row per method, the originals on top.
+def as_images(points):
+    """(N, C, H, W) images of (N, H, W), or of 1 or 3 channels first or last; None if the points are no images."""
+    if points.ndim == 3:
+        return points[:, None]
+    if points.ndim == 4 and points.shape[1] not in (1, 3):
+        points = np.moveaxis(points, -1, 1)
+    return points if points.ndim == 4 and points.shape[1] in (1, 3) else None
+
+
+def held_out_reconstructions(points, found, names=()):
+    """Held-out points and what every method makes of them.
+
+    Images stand in rows, the originals on top, from their smallest value, black, to their largest, white. Points of two
+    or three dimensions are joined by a line to where each method puts them.
 
     Arguments:
-        originals: (n, H, W) grey or (n, H, W, 3) colour images in any unit; their smallest value is black, the largest white.
-        reconstructions: title -> the same shape.
-    """
-    originals = np.asarray(originals, dtype=float)
-    low, high = originals.min(), max(originals.max(), originals.min() + 1e-12)
-
-    def in_bytes(title, images):
-        if np.shape(images) != originals.shape:
-            raise ValueError(f"images of {title!r} have the shape {np.shape(images)}, the originals {originals.shape}")
-        scaled = (255 * np.clip((np.asarray(images) - low) / (high - low), 0, 1)).round().astype(np.uint8)
-        return scaled[:, None] if scaled.ndim == 3 else np.moveaxis(scaled, -1, 1)
-
-    return image_rows(
-        {title: in_bytes(title, images) for title, images in {"original": originals, **reconstructions}.items()}
-    )
-
-
-def point_reconstructions(points, reconstructions, names=()):
-    """Points of one, two or three dimensions, and where every method puts them, joined by a line.
-
-    Arguments:
-        points: (n, D), D at most 3.
-        reconstructions: title -> (n, D).
+        points: (n, ...) images as :func:`as_images` takes them, or (n, D) points, D 2 or 3.
+        found: method -> the same shape.
         names: of the D coordinates; optional.
-
-    Returns:
-        Figure: for D = 1 the reconstruction against the value, with the diagonal.
-
-    Raises:
-        ValueError: more than three dimensions.
     """
+    for name, decoded in multiples.not_empty(found).items():
+        if np.shape(decoded) != np.shape(points):
+            raise ValueError(f"{name!r} has the shape {np.shape(decoded)}, the originals {np.shape(points)}")
     points = np.asarray(points, dtype=float)
-    features = points.shape[1]
-    if features > 3:
-        raise ValueError(f"points have {features} dimensions: at most 3 can be drawn")
-    names = [_shortened(name) for name in names] or [f"x{place}" for place in range(1, features + 1)]
-    return with_narrow(
-        lambda columns: _draw_points(points, not_empty(reconstructions), names, columns),
-        choose_columns(len(reconstructions), None),
-    )
+    if as_images(points) is not None:
+        low, scale = points.min(), 255 / (np.ptp(points) or 1)
+        rows = {"original": points, **found}
+        rows = {name: np.clip((as_images(np.asarray(row)) - low) * scale, 0, 255) for name, row in rows.items()}
+        return image_rows({name: row.round().astype(np.uint8) for name, row in rows.items()})
+    if points.ndim != 2 or points.shape[1] not in (2, 3):
+        raise ValueError(f"points of the shape {points.shape} cannot be drawn: images, or 2 or 3 dimensions are needed")
+    names = [_shortened(name) for name in names] or ["x1", "x2", "x3"]
+    columns = multiples.choose_columns(len(found))
+    return multiples.with_narrow(lambda columns: _draw_points(points, found, names, columns), columns)
 
 
-def _draw_points(points, reconstructions, names, columns):
-    features, rows, width = points.shape[1], math.ceil(len(reconstructions) / columns), page_width(columns)
-    space = {"projection": "3d"} if features == 3 else {}
+def _draw_points(points, found, names, columns):
+    count, features = points.shape
+    rows, width = math.ceil(len(found) / columns), multiples.page_width(columns)
     small = dict(markersize=2.6, markeredgewidth=0)
     with style():
+        space = {"projection": "3d"} if features == 3 else {}
         figure, axes = _new_figure(width, rows * (width / columns + 34) + 30, rows, columns, subplot_kw=space)
-        for axis in axes.ravel()[len(reconstructions) :]:
+        for axis in axes.ravel()[len(found) :]:
             axis.remove()  # the layout fails on a picture in space that is only hidden
-        for axis, (title, decoded) in zip(axes.ravel(), reconstructions.items(), strict=False):
-            axis.set_title(title)
-            if features == 1:
-                ends = [points.min(), points.max()]
-                axis.plot(ends, ends, color="black", linewidth=1, alpha=0.6, label="exact")
-                axis.plot(points, decoded, "o", color=MANIFOLD_COLOUR, markersize=3, label="reconstruction")
-                axis.set(xlabel=names[0], ylabel="reconstruction" if axis in axes[:, 0] else "")
-                continue
-            gap = np.full((len(points), 1, features), np.nan)
-            joined = np.concatenate([points[:, None], np.asarray(decoded)[:, None], gap], axis=1).reshape(-1, features)
+        for axis, (name, decoded) in zip(axes.ravel(), found.items(), strict=False):
+            joined = np.stack([points, decoded, np.full((count, features), np.nan)], axis=1).reshape(-1, features)
             axis.plot(*joined.T, color="black", linewidth=0.6, alpha=0.35)
             axis.plot(*points.T, "o", color=SAMPLE_COLOUR, label="point", **small)
             axis.plot(*np.asarray(decoded).T, "o", color=MANIFOLD_COLOUR, label="held-out reconstruction", **small)
-            near = {"labelpad": -12} if features == 3 else {}
-            axis.set_xlabel(names[0], **near)
-            axis.set_ylabel(names[1], **near)
-            axis.set(xticks=[], yticks=[])
+            axis.set_title(method_label(name))
             if features == 3:
-                axis.set(zticks=[])
-                axis.grid(False)  # its lines ignore the style, and would cover the points
-                for side in (axis.xaxis, axis.yaxis, axis.zaxis):
-                    side.set_pane_color((0.5, 0.5, 0.5, 0.06))
-                axis.set_zlabel(names[2], labelpad=-12)
-        legend_below(figure, axes[0, 0])
+                axis.set_box_aspect(None, zoom=0.88)  # the layout does not see the names at the corners
+            for side, coordinate in zip("xyz", names[:features], strict=False):
+                getattr(axis, f"set_{side}label")(coordinate, labelpad=-12 if features == 3 else None)
+                getattr(axis, f"set_{side}ticks")([])
+                if features == 3:
+                    getattr(axis, f"{side}axis").set_pane_color((0.5, 0.5, 0.5, 0.06))
+            axis.grid(False)  # in space its lines ignore the style, and would cover the points
+        multiples.legend_below(figure, axes[0, 0])
     return figure
 
 
-def feature_errors(errors, titles, names, most=30):
-    """Each feature's held-out error relative to its variance, a dot per method.
+def feature_errors(errors, names, most=30):
+    """Each feature's held-out error relative to its variance: 1 is a method that knows no more than the mean.
 
-    Arguments:
-        errors: name of a method -> (D,) error divided by the feature's variance; NaN is left out.
-        titles: name -> the text that is shown.
-        names: of the D features.
-        most: features drawn; if there are more, those with the largest mean error over the methods.
-
-    Returns:
-        Figure: the features, the worst on top. At 1 a method knows no more than the feature's mean.
+    ``errors`` are (D,) by method; features with NaN are left out, and all but the ``most`` with the largest mean error.
     """
-    table = np.array(list(not_empty(errors).values()), dtype=float)
-    mean = np.where(np.isfinite(table).all(0), table.mean(0), -np.inf)
-    worst = [one for one in np.argsort(-mean, kind="stable")[:most] if np.isfinite(mean[one])][::-1]
-    if not worst:
-        raise ValueError("no feature has a finite error: there is nothing to draw")
-    with style():
-        figure, axes = _new_figure(PAGE_WIDTH, 22 * len(worst) + 110)
-        axis = axes[0, 0]
-        axis.axvline(1, color="black", linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)
-        for name, values in zip(errors, table, strict=True):
-            look = dict(color=_colour(name), markersize=6, markeredgewidth=0, alpha=0.85)
-            axis.plot(values[worst], range(len(worst)), "o", label=titles.get(name, name), **look)
-        axis.set_yticks(range(len(worst)), [_shortened(names[one]) for one in worst])
-        axis.set(xlim=(0, None), ylim=(-0.7, len(worst) - 0.3), xlabel="held-out error / variance of the feature")
-        axis.grid(axis="y")
-        longest = max(len(titles.get(name, name)) for name in errors)
-        legend_below(figure, axis, min(max(1, int(PAGE_WIDTH // (50 + 9 * longest))), len(errors)), handletextpad=0.2)
-    return figure
-
-
-def fold_errors(errors, titles, ylabel):
-    """Every fold's error for each method, the same fold joined by a line, and the mean.
-
-    Arguments:
-        errors: name of a method -> (folds,).
-        titles: name -> the text that is shown.
-        ylabel: what the errors are.
-    """
-    table = np.array(list(not_empty(errors).values()), dtype=float)
-    with style():
-        figure, axes = _new_figure(PAGE_WIDTH, 280)
-        axis = axes[0, 0]
-        axis.plot(table, color="black", linewidth=0.8, alpha=0.3)
-        for place, (name, values) in enumerate(zip(errors, table, strict=True)):
-            colour = _colour(name)
-            axis.plot(
-                np.full(len(values), place), values, "o", color=colour, markersize=6, markeredgewidth=0, alpha=0.8
-            )
-            axis.plot([place - 0.2, place + 0.2], [values.mean()] * 2, color=colour, linewidth=3)
-        axis.set_xticks(range(len(errors)), [titles.get(name, name) for name in errors])
-        axis.tick_params(axis="x", labelrotation=30 if len(errors) > 8 else 0)
-        axis.set(xlim=(-0.6, len(errors) - 0.4), ylabel=ylabel)
-        axis.grid(axis="y")
-    return figure
-
-
-def _colour(name):
-    return CATEGORY_COLOURS[10] if name == "pca" else method_colour(name)
+    mean = np.mean(list(multiples.not_empty(errors).values()), axis=0)
+    worst = [one for one in np.argsort(-mean, kind="stable") if np.isfinite(mean[one])][:most]
+    rows = {_shortened(names[one]): {name: float(error[one]) for name, error in errors.items()} for one in worst}
+    return dot_rows(rows, list(errors), "held-out error / variance of the feature")

@@ -1,3 +1,5 @@
+"""Files: points and labels of every kind come back, every bad file gives one sentence, and codes replace only codes."""
+
 import pickle
 import struct
 import sys
@@ -8,9 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from nrae_lib.own_data import files
 from nrae_lib.own_data.files import read_points
 
 POINTS = np.arange(12.0).reshape(4, 3) - 5.25
+CODES = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -34,32 +38,33 @@ def grey(*shape: int) -> Image.Image:
     return Image.fromarray(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
 
 
+# ------------------------------------------------------------------------------------------------- points that are read
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "int8", "uint64", ">f8", ">i4"])
-def test_npy_of_any_real_type_becomes_float32(tmp_path, dtype):
+def test_npy_of_any_real_type_becomes_float32_and_leaves_its_file_free(tmp_path, dtype):
     array = np.asfortranarray(np.abs(POINTS).astype(dtype))
-    points, names = read_points(saved(tmp_path / "a.npy", array))
+    points, names, labels = read_points(saved(tmp_path / "a.npy", array))
     np.testing.assert_array_equal(points, array.astype(np.float32))
     assert points.dtype == np.float32 and points.flags.c_contiguous and points.flags.writeable
-    assert names == ()
-
-
-def test_huge_whole_numbers_are_read(tmp_path):
-    array = np.array([[2**63, 2**64 - 1], [0, 1]], dtype=np.uint64)
-    assert read_points(saved(tmp_path / "a.npy", array)).points[0].tolist() == [2.0**63, 2.0**64]
-    table = write(tmp_path / "a.csv", f"x,y\n{10**30},1\n2,3\n")
-    assert read_points(table).points[0, 0] == np.float32(1e30)
-
-
-def test_the_file_stays_free_to_change_after_reading(tmp_path):
-    path = saved(tmp_path / "a.npy", POINTS.astype(np.float32))
-    points = read_points(path).points
+    assert names == () and labels is None
     points += 1
-    np.testing.assert_array_equal(np.load(path), POINTS.astype(np.float32))
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
 
 
-def test_images_as_arrays_keep_their_shape(tmp_path):
+def test_images_as_arrays_keep_their_shape_and_huge_numbers_are_read(tmp_path):
     images = np.random.default_rng(0).random((5, 3, 4, 6))
     assert read_points(saved(tmp_path / "a.NPY.npy", images)).points.shape == (5, 3, 4, 6)
+    array = np.array([[2**63, 2**64 - 1], [0, 1]], dtype=np.uint64)
+    assert read_points(saved(tmp_path / "a.npy", array)).points[0].tolist() == [2.0**63, 2.0**64]
+    assert read_points(write(tmp_path / "a.csv", f"x,y\n{10**30},1\n2,3\n")).points[0, 0] == np.float32(1e30)
+
+
+def test_points_far_from_the_origin_keep_their_digits(tmp_path):
+    """Coordinates in metres: float32 has steps of half a metre there."""
+    far = np.random.default_rng(0).normal(size=(50, 2)) * 0.5 + (4.5e5, 5.4e6)
+    np.testing.assert_array_equal(read_points(saved(tmp_path / "a.npy", far)).points, far)
+    assert read_points(saved(tmp_path / "b.npy", far - far.mean(0))).points.dtype == np.float32
 
 
 def test_npz_takes_its_only_array_or_the_named_one(tmp_path):
@@ -67,12 +72,14 @@ def test_npz_takes_its_only_array_or_the_named_one(tmp_path):
     np.testing.assert_array_equal(read_points(tmp_path / "one.npz").points, POINTS)
     np.savez(tmp_path / "two.npz", x=POINTS, labels=np.array(["a", "b"]))
     np.testing.assert_array_equal(read_points(str(tmp_path / "two.npz"), key="x").points, POINTS)
-    with pytest.raises(ValueError, match="several arrays: choose the points by key, one of x, labels"):
-        read_points(tmp_path / "two.npz")
-    with pytest.raises(ValueError, match="no array 'y': choose one of x, labels"):
-        read_points(tmp_path / "two.npz", key="y")
-    with pytest.raises(ValueError, match="holds values of type <U1"):
-        read_points(tmp_path / "two.npz", key="labels")
+    wrong = {
+        None: "several arrays: choose the points by key, one of x, labels",
+        "y": "no array 'y': choose one of x, labels",
+        "labels": "holds values of type <U1",
+    }
+    for key, sentence in wrong.items():
+        with pytest.raises(ValueError, match=sentence):
+            read_points(tmp_path / "two.npz", key=key)
 
 
 @pytest.mark.parametrize(
@@ -92,22 +99,20 @@ def test_npz_takes_its_only_array_or_the_named_one(tmp_path):
     ],
 )
 def test_csv_with_and_without_a_header(tmp_path, text, names, first):
-    points, found = read_points(write(tmp_path / "a.csv", text))
-    assert found == names
+    points, found, _ = read_points(write(tmp_path / "a.csv", text))
+    assert found == names and len(points) == 2
     np.testing.assert_array_equal(points[0], np.float32(first))
-    assert len(points) == 2
 
 
 def test_numpy_and_pandas_files_come_back(tmp_path):
     np.savetxt(tmp_path / "numpy.csv", POINTS, delimiter=",")
-    np.testing.assert_array_equal(read_points(tmp_path / "numpy.csv").points, POINTS)
-    frame = pd.DataFrame(POINTS)
-    frame.to_csv(tmp_path / "pandas.csv", index=False)
-    np.testing.assert_array_equal(read_points(tmp_path / "pandas.csv").points, POINTS)
-    frame.to_csv(tmp_path / "index.csv")
-    with pytest.raises(ValueError, match="column without a name"):
-        read_points(tmp_path / "index.csv")
-    np.testing.assert_array_equal(read_points(tmp_path / "index.csv", columns=["0", "1", "2"]).points, POINTS)
+    pd.DataFrame(POINTS).to_csv(tmp_path / "pandas.csv", index=False)
+    pd.DataFrame(POINTS).to_csv(tmp_path / "index.csv")
+    for name, columns in (("numpy.csv", None), ("pandas.csv", None), ("index.csv", ["0", "1", "2"])):
+        np.testing.assert_array_equal(read_points(tmp_path / name, columns=columns).points, POINTS)
+    for labels in ("", "0"):
+        with pytest.raises(ValueError, match="column without a name"):
+            read_points(tmp_path / "index.csv", labels=labels)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -115,58 +120,54 @@ def test_columns_are_chosen_in_order(tmp_path, ending):
     frame = pd.DataFrame({"x": [1, 2], "kind": ["cat", "dog"], "y": [0.5, 0.25], "seen": [True, False]})
     path = tmp_path / f"a.{ending}"
     frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
-    points, names = read_points(path, columns=["y", "x"])
-    assert names == ("y", "x")
-    assert points.tolist() == [[0.5, 1], [0.25, 2]]
-    with pytest.raises(ValueError, match=r"not numbers: 'kind', 'seen' \(first value 'cat'\).*choose the columns"):
-        read_points(path)
-    with pytest.raises(ValueError, match="no column 'z': choose among x, kind, y, seen"):
-        read_points(path, columns=["x", "z"])
-    with pytest.raises(ValueError, match="no column chosen"):
-        read_points(path, columns=[])
+    points, names, _ = read_points(path, columns=["y", "x"])
+    assert names == ("y", "x") and points.tolist() == [[0.5, 1], [0.25, 2]]
+    wrong = [
+        (None, r"not numbers: 'kind', 'seen' \(first value 'cat'\).*choose the columns"),
+        (["x", "z"], "no column 'z': choose among x, kind, y, seen"),
+        ([], "no column chosen"),
+    ]
+    for columns, sentence in wrong:
+        with pytest.raises(ValueError, match=sentence):
+            read_points(path, columns=columns)
 
 
 def test_parquet_types(tmp_path):
     frame = pd.DataFrame({"a": pd.array([1, 2, 3], dtype="Int64"), "b": np.float32([1, 2, 3])}, index=["p", "q", "r"])
     frame.to_parquet(tmp_path / "a.parquet")
-    points, names = read_points(tmp_path / "a.parquet")
+    points, names, _ = read_points(tmp_path / "a.parquet")
     assert names == ("a", "b") and points.tolist() == [[1, 1], [2, 2], [3, 3]]
     frame.loc["q", "a"] = pd.NA
     frame.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"missing values.* in the points 1 \("):
         read_points(tmp_path / "a.parquet")
+    assert read_points(tmp_path / "a.parquet", columns=["b"], labels="a").labels.tolist()[0] in (1, "1")
 
 
-def test_folder_of_images_grey_and_colour(tmp_path):
+def test_folder_of_images(tmp_path):
     folder = folder_of(tmp_path / "grey", b=grey(4, 6), a=Image.new("L", (6, 4), 255))
     write(folder / "notes.txt", "not an image")
     write(folder / ".hidden.png", "not an image")
     (folder / "more").mkdir()
-    points, names = read_points(folder)
-    assert names == ("a.png", "b.png")
-    assert points.shape == (2, 1, 4, 6) and points.dtype == np.float32
+    points, names, _ = read_points(folder)
+    assert names == ("a.png", "b.png") and points.shape == (2, 1, 4, 6) and points.dtype == np.float32
     assert (points[0] == 1).all()
     np.testing.assert_array_equal(points[1, 0], np.arange(24, dtype=np.float32).reshape(4, 6) / 255)
-
     red = Image.new("RGB", (6, 4), (255, 0, 51))
     points = read_points(folder_of(tmp_path / "colour", a=red, b=red)).points
     assert points.shape == (2, 3, 4, 6)
     np.testing.assert_allclose(points[0, :, 0, 0], [1, 0, 0.2])
-
-
-def test_deep_and_black_and_white_images(tmp_path):
     deep = Image.fromarray(np.array([[0, 65535]], dtype=np.uint16))
-    assert read_points(folder_of(tmp_path / "deep", a=deep, b=deep)).points[0].tolist() == [[[0, 1]]]
     bits = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
-    assert read_points(folder_of(tmp_path / "bits", a=bits, b=bits)).points[0].tolist() == [[[0, 1]]]
-
-
-def test_photographs_are_turned_upright(tmp_path):
+    for name, image in (("deep", deep), ("bits", bits)):
+        assert read_points(folder_of(tmp_path / name, a=image, b=image)).points[0].tolist() == [[[0, 1]]]
     exif = Image.Exif()
     exif[0x0112] = 6
-    folder = folder_of(tmp_path / "photos", a=grey(4, 6))
-    grey(6, 4).save(folder / "b.png", exif=exif)
-    assert read_points(folder).points.shape == (2, 1, 4, 6)
+    grey(6, 4).save(folder / "a.png", exif=exif)
+    assert read_points(folder).points.shape == (2, 1, 4, 6), "photographs are turned upright"
+
+
+# ---------------------------------------------------------------------------------------------------------- bad files
 
 
 BROKEN_PNG = struct.pack(">I", 5).join([b"\x89PNG\r\n\x1a\n", b"IHDRxx"])
@@ -196,13 +197,11 @@ def test_first_odd_image_is_named(tmp_path, bad, message):
 
 
 def test_animation_and_folder_without_images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
     with pytest.raises(ValueError, match=r"holds no images: the endings .png, .jpg"):
-        read_points(folder)
-    grey(4, 6).save(folder / "a.tif", save_all=True, append_images=[grey(4, 6)])
+        read_points(tmp_path)
+    grey(4, 6).save(tmp_path / "a.tif", save_all=True, append_images=[grey(4, 6)])
     with pytest.raises(ValueError, match=r"a\.tif holds 2 images"):
-        read_points(folder)
+        read_points(tmp_path)
 
 
 class Bomb:
@@ -224,7 +223,7 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "a.parquet"])
-def test_empty_truncated_and_foreign_files(tmp_path, name):
+def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(ValueError, match="is empty"):
         read_points(write(path, b""))
@@ -243,17 +242,12 @@ def test_empty_truncated_and_foreign_files(tmp_path, name):
         with pytest.raises(ValueError, match="in the points 49"):
             read_points(write(path, content.rsplit(b",", 1)[0]))
         return
-    for length in (3, 40, len(content) // 2, len(content) - 1):
+    parts = [content[:length] for length in (3, 40, len(content) // 2, len(content) - 1)]
+    half = len(content) // 2
+    changed = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+    for part in [*parts, *([changed] if name == "a.npz" else [])]:
         with pytest.raises(ValueError, match="is damaged or no"):
-            read_points(write(path, content[:length]))
-
-
-def test_flipped_byte_of_npz_is_found(tmp_path):
-    np.savez_compressed(tmp_path / "a.npz", np.random.default_rng(0).random((50, 3)))
-    content = bytearray((tmp_path / "a.npz").read_bytes())
-    content[len(content) // 2] ^= 1
-    with pytest.raises(ValueError, match="is damaged or no"):
-        read_points(write(tmp_path / "a.npz", bytes(content)))
+            read_points(write(path, part))
 
 
 @pytest.mark.parametrize(
@@ -266,9 +260,12 @@ def test_flipped_byte_of_npz_is_found(tmp_path):
         ("x,y\n1,two\n3,4\n", "not numbers: 'y'"),
         ("x,y\n1,2+3j\n3,4\n", "not numbers: 'y'"),
         ("1,,3\n4,5,6\n", r"in the points 0 \("),
+        ("NA,1\n2,3\n4,5\n", r"missing values.* in the points 0 "),
+        ("-,1\n2,3\n4,5\n", r"missing values.* in the points 0 "),
         ("x\n1e400\n2\n", r"in the points 0 \("),
         ("x\n1e39\n2\n", "too large for float32"),
         ("\n\n", "damaged or no table|is empty"),
+        ("1,5;2,5\n3,5;4,5\n5,5;6,5\n", "write numbers with a decimal point"),
     ],
 )
 def test_bad_tables(tmp_path, text, message):
@@ -298,23 +295,14 @@ def test_bad_arrays(tmp_path, array, message):
         read_points(saved(tmp_path / "a.npy", array))
 
 
-def test_min_points(tmp_path):
-    path = saved(tmp_path / "a.npy", POINTS)
-    assert len(read_points(path, min_points=4).points) == 4
-    with pytest.raises(ValueError, match="holds 4 points: at least 5 are needed"):
-        read_points(path, min_points=5)
-
-
 def test_missing_path_unknown_ending_and_misplaced_options(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.npy does not exist"):
         read_points(tmp_path / "none.npy")
-    for name in ("a.xlsx", "a.pkl", "a"):
-        with pytest.raises(
-            ValueError, match=r"which is not read: choose a .npy, .npz, .csv, .parquet file or a folder"
-        ):
+    choices = r"which is not read: choose a .npy, .npz, .csv, .parquet file or a folder"
+    hints = dict.fromkeys(("a.xlsx", "a.pkl", "a"), choices) | {"a.png": "give the folder that holds the images"}
+    for name, sentence in hints.items():
+        with pytest.raises(ValueError, match=sentence):
             read_points(write(tmp_path / name, "x"))
-    with pytest.raises(ValueError, match="give the folder that holds the images"):
-        read_points(write(tmp_path / "a.png", "x"))
     path = saved(tmp_path / "a.npy", POINTS)
     with pytest.raises(ValueError, match="key names an array"):
         read_points(path, key="x")
@@ -324,31 +312,78 @@ def test_missing_path_unknown_ending_and_misplaced_options(tmp_path):
 
 @pytest.mark.parametrize(("name", "library"), [("a.csv", "pandas"), ("a.parquet", "pyarrow"), ("images", "PIL")])
 def test_a_missing_library_is_named(tmp_path, monkeypatch, name, library):
-    path = tmp_path / name
-    if name == "images":
-        folder_of(path, a=grey(2, 2))
-    else:
-        write(path, "x\n1\n2\n")
+    path = folder_of(tmp_path / name, a=grey(2, 2)) if name == "images" else write(tmp_path / name, "x\n1\n2\n")
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(
-        ImportError, match=r"needs the package (pandas|pyarrow|pillow): pip install 'nrae-lib\[methods\]'"
-    ):
+    package = library.replace("PIL", "pillow")
+    with pytest.raises(ImportError, match=rf"needs the package {package}: pip install 'nrae-lib\[methods\]'"):
         read_points(path)
 
 
-def test_points_far_from_the_origin_keep_their_digits(tmp_path):
-    """Coordinates in metres: float32 has steps of half a metre there."""
-    far = np.random.default_rng(0).normal(size=(50, 2)) * 0.5 + (4.5e5, 5.4e6)
-    points, _ = read_points(saved(tmp_path / "a.npy", far))
-    np.testing.assert_array_equal(points, far)
-    assert read_points(saved(tmp_path / "b.npy", far - far.mean(0)))[0].dtype == np.float32
+# -------------------------------------------------------------------------------------------------------------- labels
 
 
-def test_missing_numbers_in_the_first_row_are_no_header(tmp_path):
-    with pytest.raises(ValueError, match=r"missing values.* in the points 0 "):
-        read_points(write(tmp_path / "a.csv", "NA,1\n2,3\n4,5\n"))
+def test_labels_come_from_every_place(tmp_path):
+    classes = np.array(list("ab") * 12, dtype=object)
+    missing = [None, *classes[1:]]
+    frame = pd.DataFrame(CODES, columns=list("wxyz"))
+    frame.assign(kind=classes).to_csv(tmp_path / "table.csv", index=False)
+    frame.assign(kind=missing).to_parquet(tmp_path / "table.parquet")
+    for table, expected in (("table.csv", [*classes]), ("table.parquet", ["missing", *classes[1:]])):
+        points, names, labels = read_points(tmp_path / table, labels="kind")
+        np.testing.assert_allclose(points, CODES, rtol=1e-6)
+        assert labels.tolist() == expected and names == ("w", "x", "y", "z")
+    assert read_points(tmp_path / "table.csv", columns=["w", "x"], labels="x").points.shape == (24, 2)
+
+    np.savez(tmp_path / "a.npz", X=CODES, y=np.arange(24))
+    assert read_points(tmp_path / "a.npz", key="X", labels="y").labels.tolist() == list(range(24))
+    data, column = saved(tmp_path / "points.npy", CODES), saved(tmp_path / "y.npy", np.arange(24)[:, None])
+    assert read_points(data, labels=str(column)).labels.shape == (24,)
+    lines = "\n".join(classes)
+    for text in (f"kind\n{lines}", lines, f"{lines}\n\n"):
+        file = write(tmp_path / "labels.csv", text)
+        assert read_points(data, labels=str(file)).labels.tolist() == classes.tolist()
+    write(file, "kind\n" + "1\n" * 5 + "\n" + "2.5\n" * 18)  # a blank line shifts nothing
+    np.testing.assert_array_equal(read_points(data, labels=str(file)).labels, [1.0] * 5 + [np.nan] + [2.5] * 18)
+    write(file, "kind\n" + "a\n" * 5 + "\n" + "b\n" * 18)
+    assert read_points(data, labels=str(file)).labels.tolist() == ["a"] * 5 + ["missing"] + ["b"] * 18
 
 
-def test_decimal_commas_are_named(tmp_path):
-    with pytest.raises(ValueError, match="write numbers with a decimal point"):
-        read_points(write(tmp_path / "a.csv", "1,5;2,5\n3,5;4,5\n5,5;6,5\n"))
+def test_labels_that_cannot_be_used_are_one_sentence(tmp_path):
+    data = saved(tmp_path / "points.npy", CODES)
+    two, few = write(tmp_path / "two.csv", "1,2\n" * 24), saved(tmp_path / "y.npy", np.arange(5))
+    wrong = {
+        "kind": r"neither a column or an array of .* nor a .npy or .csv file",
+        str(few): r"shape \(5,\), but there are 24 points",
+        str(two): "more than one column",
+        str(write(tmp_path / "bad.csv", b"\xff\xfe")): "is damaged or no .csv file",
+    }
+    for labels, sentence in wrong.items():
+        with pytest.raises(ValueError, match=sentence):
+            read_points(data, labels=labels)
+
+
+# ---------------------------------------------------------------------------------------------------------- the codes
+
+
+def test_codes_are_written_for_every_ending_and_replace_only_codes(tmp_path):
+    frame = files.codes_frame({"ae": CODES[:, :2], "nrae_q+mmd": CODES[:, 2:]}, [f"{place}.png" for place in range(24)])
+    assert list(frame) == ["row", "file", "ae_z1", "ae_z2", "nrae_q+mmd_z1", "nrae_q+mmd_z2"]
+    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet), (".npy", np.load)):
+        path = tmp_path / f"codes{ending}"
+        for _ in range(2):  # a new file, and one of earlier codes
+            files.check_codes_path(path, [], (24, 4))
+            files.write_codes(path, frame)
+        table = read(path)
+        table = table if ending == ".npy" else table.iloc[:, 2:].to_numpy(np.float32)
+        assert table.dtype == np.float32 and np.array_equal(table, CODES)
+        with pytest.raises(ValueError, match="does not hold earlier codes"):
+            files.check_codes_path(path, [path], (24, 4))
+    assert not list(tmp_path.glob(".*")), "nothing half-written is left"
+    table, notes = write(tmp_path / "table.csv", "a,b\n1,2\n"), write(tmp_path / "notes.parquet", "no table")
+    for path in (saved(tmp_path / "points.npy", CODES), table, notes):
+        with pytest.raises(ValueError, match="exists and does not hold earlier codes"):
+            files.check_codes_path(path, [], (24, 2))
+    with pytest.raises(ValueError, match=r"ending '.txt': choose one of .csv, .npy, .parquet"):
+        files.check_codes_path("codes.txt", [], (24, 2))
+    with pytest.raises(ValueError, match="does not exist"):
+        files.check_codes_path(tmp_path / "nowhere" / "codes.csv", [], (24, 2))
