@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from nrae_lib.core import losses
+from nrae_lib.core.extras import library
 from nrae_lib.core.models import Autoencoder, mlp
 from nrae_lib.core.points import check_finite
 
@@ -126,10 +127,7 @@ class Flow(nn.Module):
         super().__init__()
         if codes.shape[1] < 2:
             raise ValueError("RealNVP couples one half of the code to the other and needs m >= 2, not m = 1")
-        try:
-            from zuko import flows
-        except ImportError as error:
-            raise ImportError("RealNVP needs the package zuko: pip install 'nrae-lib[methods]'") from error
+        flows = library("zuko.flows", "zuko", "RealNVP needs", "methods")
         for name, value in zip(("shift", "scale"), _standardisation(codes), strict=True):
             self.register_buffer(name, value)
         with _initialisation(_seed(generator)):

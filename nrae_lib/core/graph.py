@@ -196,7 +196,7 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``scores.topk(count)``, unsorted, several times as fast: by the largest of every group first.
+    """``scores.topk(count)``, unsorted, with less to sort: by the largest of every group first.
 
     The groups with the ``count`` largest maxima hold the ``count`` largest scores.
     """

@@ -42,7 +42,7 @@ def check_finite(found: Tensor, name: str) -> None:
 
 def picked(points: Tensor, index: Tensor) -> Tensor:
     """The points at ``index``, of the shape of ``index`` and then that of a point; bytes become floats."""
-    # Copies whole rows; points[index] copies number by number, four times slower on the CPU.
+    # Copies whole rows; points[index] would copy number by number, which is slower on the CPU.
     rows = points.index_select(0, index.flatten())
     return as_floats(rows.reshape(*index.shape, *points.shape[1:]))
 

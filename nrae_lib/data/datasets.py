@@ -14,7 +14,7 @@ from nrae_lib.data.images import Images, available, banner_text, image_data, loa
 from nrae_lib.data.points import Dataset, sine, swiss_roll
 
 __all__ = [
-    "DATASETS", "IMAGE_SETS", "Dataset", "ImageSet", "Images", "available", "banner_text", "bound_options", "image_data", "load",
+    "DATASETS", "IMAGE_SETS", "Dataset", "ImageSet", "Images", "available", "banner_text", "bound_options", "image_data", "image_set", "load",
     "make", "resolve", "root", "rotated_digit", "rotated_digits", "shifted_digit", "sine", "sizes", "stand_in", "state", "swiss_roll",
 ]  # fmt: skip
 
@@ -50,11 +50,16 @@ def bound_options(name: str, options: dict) -> dict:
     return {option: type(default)(options.get(option, default)) for option, default in defaults.items()}
 
 
+def image_set(name: str) -> str:
+    """The image set whose images the data set ``name`` is made of; the turning and shifted digits are MNIST's."""
+    return name if name in IMAGE_SETS else "mnist"
+
+
 def state(name: str, options: dict) -> str:
     """Changes with the names, sizes and times of the files that the data is read from; empty if it is read from none."""
     if bound_options(name, options).get("source") != "official":
         return ""
-    spec = IMAGE_SETS.get(name, IMAGE_SETS["mnist"])  # the turning digits are MNIST's
+    spec = IMAGE_SETS[image_set(name)]
     files = {root() / file for file in (*spec.files, *spec.archives, f"{spec.name}.npz")}
     there = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file())
     return hashlib.sha256(repr(there).encode()).hexdigest()[:8]

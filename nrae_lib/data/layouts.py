@@ -4,7 +4,6 @@ A pickle (of CIFAR) is opened only after its md5 sum was found right, by torchvi
 """
 
 import contextlib
-import importlib
 import os
 import socket
 import zipfile
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nrae_lib.core.extras import library
 from nrae_lib.data.catalogue import ImageSet
 
 _BLOCK = 1024  # images decoded or resized at a time
@@ -23,10 +23,7 @@ _TIMEOUT = 10.0  # seconds without an answer after which a download fails; torch
 
 def torchvision(module: str):
     """The module ``torchvision.<module>``, or one sentence on how to get it."""
-    try:
-        return importlib.import_module(f"torchvision.{module}")
-    except ImportError as error:
-        raise ImportError("images need the package torchvision: pip install 'nrae-lib[images]'") from error
+    return library(f"torchvision.{module}", "torchvision", "images need", "images")
 
 
 def _parts(spec: ImageSet, folder: Path, download: bool = False) -> list:

@@ -13,9 +13,10 @@ from sklearn.decomposition import PCA
 
 from nrae_lib import pages, runs
 from nrae_lib.core import methods
+from nrae_lib.core.extras import library
 from nrae_lib.own_data.embeddings import EMBEDDINGS
 from nrae_lib.own_data.estimator import ManifoldAutoencoder
-from nrae_lib.own_data.files import Points, library, read_points
+from nrae_lib.own_data.files import Points, read_points
 
 
 def choose_methods(value: str, default: Sequence[str]) -> list[str]:
@@ -29,9 +30,9 @@ def choose_methods(value: str, default: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(one for name in names for one in (default if name == "all" else (name,))))
     for name in names:  # a missing package is found out now, not after other methods have been trained
         if name == "umap":
-            library("umap", "umap-learn", "method 'umap'")
+            library("umap", "umap-learn", "method 'umap' needs", "methods")
         elif name not in EMBEDDINGS and "phate" in methods.get(name).objective.terms:
-            library("phate", "phate", f"method {name!r}", extra="phate")
+            library("phate", "phate", f"method {name!r} needs", "phate")
     return names
 
 

@@ -4,8 +4,8 @@ from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, LocallyLinearEmbedding
 
+from nrae_lib.core.extras import library
 from nrae_lib.core.methods.terms import check_choice
-from nrae_lib.own_data.files import library
 
 EMBEDDINGS = ("pca", "umap", "tsne", "lle")
 
@@ -44,7 +44,7 @@ def embedding(method: str, n_components: int = 2, n_neighbors: int = 15, *, poin
         return TSNE(perplexity=min(30.0, (points - 1) / 3), **shared)
     if method == "lle":
         return LocallyLinearEmbedding(n_neighbors=k, **shared)
-    umap = library("umap", "umap-learn", "method 'umap'")
+    umap = library("umap", "umap-learn", "method 'umap' needs", "methods")
     if points < n_components + 2:
         raise ValueError(f"method 'umap' needs at least n_components + 2 samples, but n_samples = {points}")
     return umap.UMAP(n_neighbors=k, n_jobs=1, **shared)  # seeded, it runs on one core anyway, and warns unless told so

@@ -20,10 +20,10 @@ from torch import Tensor
 
 import nrae_lib
 from nrae_lib.core import densities, methods
+from nrae_lib.core.extras import library
 from nrae_lib.core.files import write_atomically
 from nrae_lib.core.models import Autoencoder, Circular, Network
 from nrae_lib.core.training import Optimization, fit
-from nrae_lib.own_data.files import library
 from nrae_lib.runs import find_device
 
 _FORMAT = 1  # of saved files; raise it when an older version of this module could not read them
@@ -235,7 +235,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         atomically. A ``RandomState`` is stored as the seed drawn from it; densities are fitted again when needed.
         """
         check_is_fitted(self, "model_")
-        safetensors_torch = library("safetensors.torch", "safetensors", "saving")
+        safetensors_torch = library("safetensors.torch", "safetensors", "saving needs", "methods")
         params = self.get_params(deep=False) | {"device": str(self.device)}
         if not isinstance(self.random_state, Integral | None):
             params["random_state"] = self.seed_
@@ -257,7 +257,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         FileNotFoundError without such a file, ImportError without the package safetensors, ValueError for a file that is
         damaged, comes from elsewhere or from a newer version of this library.
         """
-        safetensors = library("safetensors", "safetensors", "loading")
+        safetensors = library("safetensors", "safetensors", "loading needs", "methods")
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist or is no file")
         try:
@@ -344,7 +344,9 @@ def _progress_bar(epochs: int, title: str, shown: bool) -> Iterator[Callable[[in
     if not shown:
         yield None
         return
-    with library("tqdm.auto", "tqdm", "verbose=True").tqdm(total=epochs, desc=title, unit="epoch") as bar:
+    with library("tqdm.auto", "tqdm", "verbose=True needs", "methods").tqdm(
+        total=epochs, desc=title, unit="epoch"
+    ) as bar:
 
         def progress(done: int, loss: Tensor) -> None:
             bar.set_postfix(loss=f"{float(loss[-1]):.4g}", refresh=False)

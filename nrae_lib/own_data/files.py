@@ -4,31 +4,21 @@ Nothing is ever unpickled, so a file from elsewhere cannot run code.
 """
 
 import csv
-import importlib
 import io
 import warnings
 import zipfile
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
+from nrae_lib.core.extras import library
 from nrae_lib.core.files import write_atomically
 
 ENDINGS = (".npy", ".npz", ".csv", ".parquet")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _WHITE = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}  # value of white in each accepted mode
-
-
-def library(name: str, package: str, purpose: str, extra: str = "methods") -> ModuleType:
-    """A module of one of this library's extras, or one sentence that names it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        sentence = f"{purpose} needs the package {package}: pip install 'nrae-lib[{extra}]'"
-        raise ImportError(sentence, name=package) from error
 
 
 # Points (N, ...), finite; names of columns or image files, () for .npy and .npz; labels (N,), or None.
@@ -120,9 +110,9 @@ def _npz(path: Path, key: str | None, labels: str) -> tuple[np.ndarray, np.ndarr
 
 def read_table(path: Path):
     """The DataFrame of a .csv or .parquet file, the names of its columns as texts; errors as of :func:`read_points`."""
-    pandas, parquet = library("pandas", "pandas", f"reading {path}"), path.suffix.lower() == ".parquet"
+    pandas, parquet = library("pandas", "pandas", f"reading {path} needs", "methods"), path.suffix.lower() == ".parquet"
     if parquet:
-        library("pyarrow", "pyarrow", f"reading {path}")
+        library("pyarrow", "pyarrow", f"reading {path} needs", "methods")
     try:
         frame = pandas.read_parquet(path) if parquet else _csv(path, pandas)
     except Exception as error:
@@ -159,7 +149,7 @@ def _columns(path: Path, columns: Sequence[str] | None, labels: str):
         raise ValueError(f"{path} has no column {missing or 'chosen'}: choose among {', '.join(names)}")
     if len(frame) == 0:
         raise ValueError(f"{path} is empty: it has no rows")
-    kind = library("pandas", "pandas", f"reading {path}").api.types.infer_dtype
+    kind = library("pandas", "pandas", f"reading {path} needs", "methods").api.types.infer_dtype
     bad = [name for name in columns if kind(frame[name]) not in ("integer", "floating", "mixed-integer-float")]
     if bad:
         example, remedy = frame[bad[0]].iloc[0], "remove them, or choose the columns to use"
@@ -176,7 +166,7 @@ def _images(folder: Path) -> tuple[np.ndarray, list[str]]:
     paths = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
     if not paths:
         raise ValueError(f"the folder {folder} holds no images: the endings {', '.join(IMAGE_ENDINGS)} are read")
-    library("PIL", "pillow", f"reading {folder}")
+    library("PIL", "pillow", f"reading {folder} needs", "methods")
     from PIL import Image, ImageOps
 
     images, kinds = [], []
@@ -297,6 +287,6 @@ def write_codes(path: str | Path, table) -> None:
     elif path.suffix.lower() == ".npy":
         np.save(buffer, table.drop(columns=["row", "file"], errors="ignore").to_numpy(np.float32))
     else:
-        library("pyarrow", "pyarrow", f"writing {path}")
+        library("pyarrow", "pyarrow", f"writing {path} needs", "methods")
         table.to_parquet(buffer, index=False)
     write_atomically(path, buffer.getvalue())

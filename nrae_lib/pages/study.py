@@ -118,17 +118,13 @@ def _banner_text(study):
     if own and study.preset != "paper":
         sentences.append(f"Cut here{' (' + ', '.join(own) + ')' if committed else ''}: {study.cut()}.")
         sentences.append("What a cut run finds neither confirms nor refutes a claim.")
-        names = [study.plan.conditions[name]["data"] for name in own if "source" in _options(study.plan, name)]
-        names = [name if name in datasets.IMAGE_SETS else "mnist" for name in names]
+        cut = [study.plan.conditions[name] for name in own]
+        names = [datasets.image_set(one["data"]) for one in cut if "source" in one.get("data_options", {})]
         sentences.append(datasets.banner_text(list(dict.fromkeys(names))))
     if study.absent:
         what = "Not run" if study.preset == "paper" else "Not checked"
         sentences.append(f"{what}, because the images are not on this machine: {', '.join(study.absent)}.")
     return " ".join(filter(None, sentences))
-
-
-def _options(plan, condition):
-    return plan.conditions[condition].get("data_options", {})
 
 
 def spot_check_text(checked):

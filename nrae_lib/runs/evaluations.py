@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from nrae_lib.core import measures
 from nrae_lib.core.files import seal, unseal, write_atomically
-from nrae_lib.data import datasets
 from nrae_lib.data.datasets import Dataset
 from nrae_lib.runs.performing import environment, trained_model
 from nrae_lib.runs.run import Run
@@ -50,7 +49,7 @@ def evaluate(
     if found is not None:
         return found
     model = trained_model(run, store, device)
-    data = datasets.make(run.data, run.seed, **run.data_options)
+    data = run.dataset()
     metrics = {key: float(value) for key, value in function(model, data, **(options or {})).items()}
     for key, value in metrics.items():
         if not math.isfinite(value):

@@ -1,6 +1,5 @@
 """Many runs: what is stored is read, what is missing is performed and stored the moment it exists."""
 
-import importlib
 import json
 import multiprocessing
 import numbers
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nrae_lib.core.extras import library
 from nrae_lib.core.measures import order_breaks
 from nrae_lib.data import datasets
 from nrae_lib.runs.attempt import POLL_SECONDS, attempt
@@ -196,14 +196,7 @@ def check_cluster(cluster: "str | distributed.Client | None") -> None:
 
 
 def _require(module: str) -> ModuleType:
-    """A module of the extra ``cluster``, or one sentence that names the extra."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.replace("_", "-")
-        raise ImportError(
-            f"workers and clusters need the package {package}: pip install 'nrae-lib[cluster]'"
-        ) from error
+    return library(module, module.replace("_", "-"), "workers and clusters need", "cluster")
 
 
 def stored(runs: Iterable[Run], store: Store) -> list[Result]:

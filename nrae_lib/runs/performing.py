@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nrae_lib.core import __version__, measures, methods
+from nrae_lib.core import __version__, measures
 from nrae_lib.core.training import fit
-from nrae_lib.data import datasets
 from nrae_lib.runs.run import Result, Run
 from nrae_lib.runs.store import Store, project_root
 from nrae_lib.runs.views import VIEWS, WITH_WEIGHTS, learned_curve
@@ -40,9 +39,9 @@ def perform(
     device = find_device(device)
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    data = datasets.make(run.data, run.seed, **run.data_options)
+    data = run.dataset()
     train = data.train.to(device)
-    objective = methods.get(run.method).configure(**run.method_options)
+    objective = run.objective()
     model = objective.build(run.network, tuple(data.train.shape[1:]), run.seed).to(device)
     epochs = run.optimization.epochs
     shown = frame_epochs(epochs) if run.keep == "animation" else ()
@@ -108,8 +107,8 @@ def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
                 store.put_weights(result)
             store.checkpoint(run).unlink(missing_ok=True)
             weights = result.weights
-    shape = tuple(datasets.make(run.data, run.seed, **run.data_options).train.shape[1:])
-    model = methods.get(run.method).configure(**run.method_options).build(run.network, shape, run.seed)
+    shape = tuple(run.dataset().train.shape[1:])
+    model = run.objective().build(run.network, shape, run.seed)
     model.load_state_dict(weights)
     return model.to(find_device(device)).eval()
 

@@ -54,9 +54,9 @@ class Run:
         for name, value, valid in (("recipe", self.recipe, RECIPES), ("keep", self.keep, KEEP)):
             if value not in valid:
                 raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
-        method = methods.get(self.method)
-        object.__setattr__(self, "method", method.name)  # "nrae_l + mmd" and "nrae_l+mmd" are one run
-        method.configure(**self.method_options)
+        # "nrae_l + mmd" and "nrae_l+mmd" are one run
+        object.__setattr__(self, "method", methods.get(self.method).name)
+        self.objective()
         datasets.bound_options(self.data, self.data_options)
 
     @cached_property
@@ -67,14 +67,21 @@ class Run:
         or among others, in a loop or on workers, in one piece or interrupted. It covers all options of data and method,
         also those left at their defaults, and the method's ``semantics``; no module path, and not the device.
         """
-        method = methods.get(self.method)
         content = {
             **asdict(self),
             "data_options": datasets.bound_options(self.data, self.data_options),
-            "method_options": method.configure(**self.method_options).identity(),
-            "semantics": method.semantics,
+            "method_options": self.objective().identity(),
+            "semantics": methods.get(self.method).semantics,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    def dataset(self) -> datasets.Dataset:
+        """The data that the run trains on and is measured on."""
+        return datasets.make(self.data, self.seed, **self.data_options)
+
+    def objective(self) -> methods.Objective:
+        """The method with its options."""
+        return methods.get(self.method).configure(**self.method_options)
 
     @property
     def label(self) -> str:

@@ -137,7 +137,7 @@ class Study:
         plan, full_plan: of this preset, and of "paper".
         conditions: those with results, in the order of the page.
         options: condition -> method -> chosen options.
-        searched: results of the search that decided.
+        searched, search_frame: results of the search that decided; of the frame, ``validation_mse`` is what decided.
         results, frame: what the page shows and judges; the frame is :func:`nrae_lib.runs.grid.frame` with a column ``condition``.
         checked: the spot check, pairs of a result of now and its committed twin.
         absent: conditions that are left out, or not checked, because their images are not on this machine.
@@ -173,6 +173,7 @@ class Study:
             "conditions",
             "options",
             "searched",
+            "search_frame",
             "results",
             "frame",
             "checked",
@@ -215,7 +216,9 @@ class Study:
         self.whole = set(self._known) == set(self._wanted) and set(self.full_plan.methods) <= set(self.names)
         self.searched = _deciding({**dict.fromkeys(committed, full), **choices})
         self._condition |= full.condition | own.condition
-        self.frame = self._frame(self.results)
+        self.frame, self.search_frame = self._frame(self.results), self._frame(self.searched)
+        if len(self.search_frame):
+            self.search_frame["validation_mse"] = self.search_frame[self.plan.criterion]
         self.checked = self._spot_check(committed)
         return self
 
@@ -314,7 +317,7 @@ class Study:
     @staticmethod
     def data(result: Result) -> datasets.Dataset:
         """The data that ``result`` was trained on."""
-        return datasets.make(result.run.data, result.run.seed, **result.run.data_options)
+        return result.run.dataset()
 
     def row(self, result: Result) -> "pandas.Series":
         """The row of ``result`` in the frame."""
@@ -344,12 +347,6 @@ class Study:
     def _frame(self, results: list[Result]) -> "pandas.DataFrame":
         frame = grid.frame(results)
         return frame.assign(condition=[self.condition_of(result) for result in results]) if len(frame) else frame
-
-    @property
-    def search_frame(self) -> "pandas.DataFrame":
-        """One row per run of the search, with the column ``condition``; ``validation_mse`` is what decided."""
-        frame = self._frame(self.searched)
-        return frame.assign(validation_mse=frame[self.plan.criterion]) if len(frame) else frame
 
     def chosen_by_search(self, condition: str) -> dict[str, dict]:
         """method -> its searched options and their chosen values, for conditions that search themselves."""
@@ -422,8 +419,7 @@ def _is_here(content: dict[str, Any]) -> bool:
     """Whether the images of a condition are on this machine; true for all data that needs none."""
     if content.get("data_options", {}).get("source") != "official":
         return True
-    name = content["data"]
-    return datasets.available(name if name in datasets.IMAGE_SETS else "mnist")  # the turning digits are MNIST's
+    return datasets.available(datasets.image_set(content["data"]))
 
 
 class _Choices:

@@ -93,7 +93,7 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
         H = (d/n) Σ_i log(ε_i + eps) + log B_d + log(n - 1) + γ,
 
     the entropy that the entropic autoencoder maximizes; only the first term has a gradient, which is zero between
-    duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 16 or more
+    duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 32
     dimensions it prefers a uniform to a normal distribution of the same variance. It spreads codes, and does not make
     them normal.
 

@@ -7,6 +7,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from nrae_lib.core.extras import library
 from nrae_lib.core.points import as_floats, check_points
 
 FID_WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
@@ -110,10 +111,7 @@ def _inception(weights: Path | None, dims: int) -> nn.Module:
     if not path.is_file():
         remedy = "put it there, or set NRAE_FID_WEIGHTS to its path"
         raise FidWeightsMissing(f"FID needs pytorch-fid's file {FID_WEIGHTS}, but {path} does not exist: {remedy}")
-    try:
-        from pytorch_fid import inception
-    except ImportError as error:
-        raise ImportError("FID needs the package pytorch-fid: pip install 'nrae-lib[images]'") from error
+    inception = library("pytorch_fid.inception", "pytorch-fid", "FID needs", "images")
     found = inception.InceptionV3.BLOCK_INDEX_BY_DIM
     if dims not in found:
         raise ValueError(f"Inception has no layer of {dims} features: choose one of {', '.join(map(str, found))}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nrae_lib.core import losses
+from nrae_lib.core.extras import library
 from nrae_lib.core.methods.terms import Batch, Preparation, Term, choice, neighbor_blocks, number, per_sample
 from nrae_lib.core.points import as_floats
 
@@ -121,10 +122,7 @@ class PhateTarget(_Penalty):
     phate_knn: int = number(5, 1)
 
     def prepare(self, preparation: Preparation) -> Tensor:
-        try:
-            import phate
-        except ImportError as error:
-            raise ImportError("the target of GRAE needs the package phate: pip install 'nrae-lib[phate]'") from error
+        phate = library("phate", "phate", "the target of GRAE needs", "phate")
         data = as_floats(preparation.data)
         points = data.flatten(1).cpu().double().numpy()
         if not self.phate_knn < len(points):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from nrae_lib.pages.plots.style import PAGE_WIDTH, _mappable, _new_figure, method_label, style
+from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_label, style
 
 
 def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0, below=52):
@@ -75,7 +75,10 @@ def legend_below(figure, axis, columns=None, **options):
 
 def colour_bar(figure, axes, colours, label, shrink=0.7):
     """One horizontal colour bar below the axes, as an image: smaller than vectors, and without hairlines."""
-    scale = figure.colorbar(_mappable(colours), ax=list(axes), location="bottom", shrink=shrink, aspect=40, label=label)
+    from matplotlib.cm import ScalarMappable
+
+    place = dict(ax=list(axes), location="bottom", shrink=shrink, aspect=40)
+    scale = figure.colorbar(ScalarMappable(**colours), label=label, **place)
     scale.solids.set_rasterized(True)
     scale.outline.set_visible(False)
     return scale

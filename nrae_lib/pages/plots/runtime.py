@@ -3,7 +3,7 @@
 import numpy as np
 
 from nrae_lib.pages.plots.many_runs import _PAPER_MARK, _plain_log_ticks
-from nrae_lib.pages.plots.panels import not_empty
+from nrae_lib.pages.plots.panels import hide_spare, not_empty
 from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_colour, method_label, style
 
 _ROW = 22  # CSS pixels
@@ -84,7 +84,7 @@ def _draw_scaling(panels, columns):
     with style():
         figure, axes = _new_figure(PAGE_WIDTH if columns > 1 else 440, height, rows, columns)
         handles = {}
-        for axis, (title, panel) in zip(axes.ravel(), panels.items(), strict=False):
+        for axis, (title, panel) in zip(hide_spare(axes, len(panels)), panels.items(), strict=True):
             for place, (label, line) in enumerate(panel["lines"].items()):
                 # Where lines coincide, the ones below are wider and show on both sides.
                 width = 1.5 + 0.55 * (len(panel["lines"]) - 1 - place)
@@ -105,8 +105,6 @@ def _draw_scaling(panels, columns):
             _plain_log_ticks(axis.yaxis)
             axis.grid()
             axis.set(title=title, xlabel=panel["x"], ylabel=panel["y"])
-        for axis in axes.ravel()[len(panels) :]:
-            axis.set_visible(False)
         figure.legend(
             handles=list(handles.values()), labels=list(handles), loc="outside lower center", ncols=legend_columns
         )

@@ -193,9 +193,3 @@ def _fewer_colours(picture):
     image = Image.open(io.BytesIO(base64.b64decode(re.sub(r"\s", "", picture)))).convert("RGBA")
     image.quantize(256, method=Image.Quantize.FASTOCTREE).save(file, format="png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _mappable(colours):
-    from matplotlib.cm import ScalarMappable
-
-    return ScalarMappable(**colours)
