@@ -127,7 +127,7 @@ class Flow(nn.Module):
         super().__init__()
         if codes.shape[1] < 2:
             raise ValueError("RealNVP couples one half of the code to the other and needs m >= 2, not m = 1")
-        flows = library("zuko.flows", "zuko", "RealNVP needs", "methods")
+        flows = library("zuko", "zuko", "RealNVP needs", "methods").flows
         for name, value in zip(("shift", "scale"), _standardisation(codes), strict=True):
             self.register_buffer(name, value)
         with _initialisation(_seed(generator)):
