@@ -19,7 +19,7 @@ from nrae_lib.runs.store import Store
 if TYPE_CHECKING:
     import pandas
 
-SPOT_CHECK_SECONDS = 20.0  # of training, by the clock of the committed runs
+SPOT_CHECK_SECONDS = 10.0  # of training, by the clock of the committed runs
 
 
 @dataclass(frozen=True)

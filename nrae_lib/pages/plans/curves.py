@@ -40,7 +40,8 @@ def _plan(preset: str, conditions: dict, search_seeds: tuple[int, ...]) -> Plan:
 
 def sine(preset: str) -> Plan:
     """Fifty noisy points of the sine curve."""
-    data = dict(data="sine", data_options=dict(n_train=50, n_test=10_000, noise=0.2, sampling="random"))
+    n_test = 500 if preset == "smoke" else 10_000
+    data = dict(data="sine", data_options=dict(n_train=50, n_test=n_test, noise=0.2, sampling="random"))
     # The released neighbourhood loss samples two of ten neighbours with replacement and never the centre, so that λ is a
     # factor without effect.
     released = dict(n_neighbors=10, neighbors_per_point=2, replace=True, include_center=False, neighbor_weight=100.0)

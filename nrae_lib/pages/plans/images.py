@@ -14,7 +14,7 @@ PRESETS = {
     # Few images (by their channels: colour takes longer), narrow networks (in which a larger learning rate works), few
     # epochs and no search: far from convergence.
     "quick": dict(
-        seeds=2, epochs=10, images={1: 400, 3: 200}, n_test=200, width=0.05, batch_size=20, learning_rate=3e-3
+        seeds=2, epochs=6, images={1: 400, 3: 200}, n_test=200, width=0.05, batch_size=20, learning_rate=3e-3
     ),
     # The supplement: Adam with learning rates from 0.001 to 0.0001 (not which where), batches of 100, 1,000 epochs.
     "paper": dict(seeds=5, epochs=1000, width=1.0, batch_size=100, learning_rate=1e-3),
