@@ -27,7 +27,7 @@ def mean_squared_error(model: nn.Module, points: Tensor, block: int = 4096) -> f
 
     Arguments:
         model: x -> x̂ of the same shape, on any device.
-        points: (N, ...) real numbers, or bytes, see :func:`blocks`, at most ``block`` of them at once.
+        points: (N, ...) real numbers, or bytes, as float32 in [0, 1], at most ``block`` of them and 2²⁴ values at once.
     """
     parts = blocks(model, points, block)
     total = sum(((model(part) - part).double().square().sum() for part in parts), torch.zeros(()))
