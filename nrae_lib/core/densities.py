@@ -43,7 +43,7 @@ class Density:
 
 @dataclass(eq=False)
 class Isotropic(Density):
-    """The standard normal N(0, I), the prior of VAE, WAE and EAE; nothing is fitted but the dimension."""
+    """The standard normal N(0, I), the prior of VAE, WAE and EAE."""
 
     def _sample(self, count, generator):
         return self._noise(count, generator)
@@ -84,10 +84,8 @@ class Gaussian(Density):
 class GaussianMixture(Density):
     """Full-covariance Gaussian mixture, by scikit-learn's expectation maximisation (Ghosh et al. 2020, section 4).
 
-    Fewer codes than ``components`` leave one component per code, with a warning.
-
     Arguments:
-        components: number of Gaussians.
+        components: number of Gaussians; fewer codes leave one component per code, with a warning.
         max_iter, tol: where expectation maximisation stops; RAE's released settings.
     """
 
@@ -102,11 +100,10 @@ class GaussianMixture(Density):
         components = min(self.components, len(codes))
         if components < self.components:
             warnings.warn(f"few codes: the mixture has {components} components, not {self.components}", stacklevel=3)
-        seed = _seed(generator)
-        estimator = mixture.GaussianMixture(components, max_iter=self.max_iter, tol=self.tol, random_state=seed)
+        settings = dict(max_iter=self.max_iter, tol=self.tol, random_state=_seed(generator))
         with threadpool_limits(1, user_api="openmp"):  # sums of k-means over several threads are not reproducible
-            estimator.fit(codes.double().cpu().numpy())
-        results = (estimator.weights_, estimator.means_, estimator.covariances_)
+            found = mixture.GaussianMixture(components, **settings).fit(codes.double().cpu().numpy())
+        results = (found.weights_, found.means_, found.covariances_)
         self.weights, self.means, covariances = (torch.from_numpy(result).to(codes.device) for result in results)
         self._factors = torch.linalg.cholesky(covariances)
 
@@ -128,9 +125,8 @@ class Flow(nn.Module):
         if codes.shape[1] < 2:
             raise ValueError("RealNVP couples one half of the code to the other and needs m >= 2, not m = 1")
         flows = library("zuko", "zuko", "RealNVP needs", "methods").flows
-        for name, value in zip(("shift", "scale"), _standardisation(codes), strict=True):
-            self.register_buffer(name, value)
-        with _initialisation(_seed(generator)):
+        self.shift, self.scale = map(nn.Buffer, _standardisation(codes))
+        with _initialisation(generator):
             self.flow = flows.RealNVP(codes.shape[1], transforms=transforms, hidden_features=hidden, randmask=True)
         self.to(codes)
 
@@ -146,8 +142,8 @@ class RealNVP(Density):
               \qquad s_k = (z_k - \mu_k) / \sigma_k
 
     Depth 8, hidden layers of 32 and random masks stand in for "depth 8, hidden 32, rescale and permutation" in NRAE's
-    supplement, 2.4. The papers state no optimiser: Adam with a cosine decay to zero, the number of steps and the batch
-    size are choices made here. There is no early stopping; few codes can be overfitted.
+    supplement, 2.4. The papers state no optimiser: Adam with a cosine decay to zero, without early stopping, is a choice
+    made here; few codes can be overfitted.
 
     Arguments:
         transforms, hidden: number of couplings, widths of their networks' hidden layers.
@@ -189,8 +185,8 @@ class SecondStage(Density):
 
     Arguments:
         width, depth: of the hidden layers.
-        epochs, batch_size, learning_rate, halve_every: of Adam, on batches drawn with replacement, N / batch_size in an
-            epoch; the learning rate is halved every so many epochs.
+        epochs, batch_size, learning_rate, halve_every: of Adam, on batches drawn with replacement; the learning rate is
+            halved every so many epochs.
     """
 
     width: int = 1024
@@ -203,7 +199,7 @@ class SecondStage(Density):
     def _fit(self, codes, generator):
         self._shift, self._scale = _standardisation(codes)
         codes = (codes - self._shift) / self._scale
-        with _initialisation(_seed(generator)):
+        with _initialisation(generator):
             parts = [_SkipNetwork(self.dimension, n * self.dimension, self.width, self.depth) for n in (2, 1)]
         self._network = Autoencoder(*parts, learned={"log_gamma": 0.0}).to(codes)
         per_epoch = -(-len(codes) // self.batch_size)
@@ -231,12 +227,9 @@ DENSITIES: dict[str, type[Density]] = dict(
 
 
 def fit(name: str, codes: Tensor, seed: int, **options) -> Density:
-    """The density ``name`` fitted to the codes; the same seed gives the same density, bit for bit on the CPU.
+    """The density ``name`` of ``DENSITIES``, fitted to codes (N, m).
 
-    Arguments:
-        name: one of ``DENSITIES``.
-        codes: (N, m) latent codes of the training points.
-        options: fields of the density, such as ``components=5`` for "gmm".
+    The same seed gives the same, bit for bit on the CPU. ``options`` are its fields, such as ``components=5`` for "gmm".
 
     Raises:
         ImportError: for "realnvp" without the package zuko.
@@ -267,10 +260,10 @@ def _seed(generator: torch.Generator) -> int:
 
 
 @contextmanager
-def _initialisation(seed: int):
+def _initialisation(generator: torch.Generator):
     """Layers and masks are initialised from the global state of the CPU: seed it, and put it back afterwards."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
+        torch.default_generator.manual_seed(_seed(generator))  # torch.manual_seed would also seed the accelerators
         yield
 
 

@@ -13,8 +13,6 @@ References:
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -27,22 +25,15 @@ from nrae_lib.core import private
 # The largest temporary, of which there are a few at a time beside the data; a GPU needs larger ones to be busy.
 _BLOCK_BYTES = 64 * 2**20
 _CUDA_BLOCKS = 8
-# Candidates kept beyond k: few are certified without.
-_SPARE = 8
-# Below this N · N · D all differences are computed at once: faster than anything that has to be prepared.
-_SMALL = 2**24
-# Largest maxima are looked for among groups of so many scores first.
-_GROUP = 16
+_SPARE = 8  # candidates kept beyond k: few are certified without
+_SMALL = 2**24  # N · N · D below which all differences at once are faster than anything that has to be prepared
+_GROUP = 16  # scores, the maxima of whose groups are looked at first
 # Largest relative error of a factor of the product, and of one addition in it.
 _ROUNDING, _SUMMING = 2**-22, 2**-24
 
 
 @torch.no_grad()
-def knn_graph(
-    points: Tensor | np.ndarray,
-    n_neighbors: int,
-    device: torch.device | str | None = None,
-) -> Tensor:
+def knn_graph(points: Tensor | np.ndarray, n_neighbors: int, device: torch.device | str | None = None) -> Tensor:
     """Indices of the k nearest other points of every point, nearest first (Euclidean, exact).
 
     A point is excluded from its own neighbours by its index, not by its distance, so duplicates of a point are
@@ -51,9 +42,8 @@ def knn_graph(
     as long, and is the same.
 
     Arguments:
-        points: (N, ...), any shape after the first dimension and any real type. Images of type uint8 are used as they
-            are; an array is copied.
-        n_neighbors: k, the number of neighbours, 1 <= k <= N - 1.
+        points: (N, ...) of any real type, images of type uint8 as they are; an array is copied.
+        n_neighbors: k, a whole number in 1..N-1.
         device: where to compute (default: where the points are).
 
     Returns:
@@ -61,8 +51,7 @@ def knn_graph(
         (512 MiB on a GPU), never all N x N distances.
 
     Raises:
-        ValueError: if there are no points, a value is not finite or so large that distances overflow, or k is not a
-            whole number in 1..N-1.
+        ValueError: if there are no points or no such k, a value is not finite, or distances overflow.
 
     Example:
         >>> knn_graph(torch.tensor([[0.0], [1.0], [1.0], [5.0]]), 2).tolist()
@@ -155,7 +144,7 @@ def _proposals(data: Tensor, mean: Tensor, keys: Tensor, proposed: int) -> Itera
         found = torch.empty(len(rows), 0, dtype=torch.int64, device=data.device)
         for some in keys.split(columns):
             b = _factor(data[some], mean)
-            with _full_precision(data.device):
+            with private.float32_products(data.device, exact=True), torch.autocast(data.device.type, enabled=False):
                 block = private.product(a, b)
             block -= norms[some].float() / 2
             values, index = _largest(block, min(proposed, len(some)))
@@ -177,22 +166,6 @@ def _factor(rows: Tensor, mean: Tensor) -> Tensor:
     wide = rows.dtype in (torch.float64, torch.int64, torch.int32)  # centred before they are rounded
     rows = rows.to(torch.float64 if wide else torch.float32)
     return (rows - mean.to(rows.dtype)).float()
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Products of float32 as such: neither autocast nor faster factors (TF32, bfloat16), whatever the process asks for."""
-    if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9, where reading the older setting may raise
-        backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
-        before, change, full = backend.fp32_precision, partial(setattr, backend, "fp32_precision"), "ieee"
-    else:
-        before, change, full = torch.get_float32_matmul_precision(), torch.set_float32_matmul_precision, "highest"
-    change(full)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        change(before)
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -252,26 +225,18 @@ def rows_per_block(points: Tensor, n_neighbors: int) -> int:
 def sample_neighbors(
     graph: Tensor, indices: Tensor, count: int, generator: torch.Generator, replace: bool = False
 ) -> Tensor:
-    """Uniformly drawn neighbours of some points (the batch B_x of section 2.2), on the graph's device.
+    """Uniformly drawn neighbours of some points (the batch B_x of section 2.2), (n, B) indices into the data.
 
     Arguments:
         graph: (N, k) neighbour indices, as from :func:`knn_graph`.
         indices: (B,) the points whose neighbours are drawn.
-        count: n, the neighbours drawn per point.
+        count: n per point; a ValueError if it is below 1, or above k without replacement.
         generator: the source of randomness, on the device of ``graph``.
         replace: whether one neighbour may be drawn twice for the same point.
-
-    Returns:
-        (n, B) indices into the data.
-
-    Raises:
-        ValueError: if n is below 1, or above k without replacement.
     """
     n_neighbors = graph.shape[1]
     if count < 1 or (count > n_neighbors and not replace):
-        raise ValueError(
-            f"neighbors_per_point must be between 1 and k = {n_neighbors} without replacement, not {count}"
-        )
+        raise ValueError(f"neighbors_per_point must be 1 to k = {n_neighbors} without replacement, not {count}")
     if count == 1 or replace:
         columns = torch.randint(n_neighbors, (len(indices), count), generator=generator, device=graph.device)
     else:

@@ -1,9 +1,8 @@
 """Encoders, decoders and the networks of the papers."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import log, prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +13,9 @@ ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, softplus=nn.Softplus, sigmoid=nn.Si
 
 
 def mlp(widths: tuple[int, ...], activation: str, output_activation: str = "linear") -> nn.Sequential:
-    """Fully connected network with ``activation`` between its layers and ``output_activation`` at the end.
+    """Fully connected network of these ``widths``, input first, such as (2, 1024, 1024, 1).
 
-    Arguments:
-        widths: sizes of all layers, input first, for example (2, 1024, 1024, 1).
-
-    Raises:
-        ValueError: for an unknown activation.
+    ``activation`` stands between its layers, ``output_activation`` at the end; unknown ones raise a ValueError.
     """
     layers = [nn.Linear(wide, narrow) for wide, narrow in zip(widths, widths[1:], strict=False)]
     return nn.Sequential(*_activated(layers, activation, output_activation))
@@ -43,12 +38,7 @@ class Circular(nn.Module):
         return z / z.square().sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
 
 
-# Forms of the latent code: what follows the encoder's last layer. New points are normalized by running statistics.
-LATENTS: dict[str, Callable[[int], nn.Module | None]] = {
-    "plain": lambda latent_dim: None,
-    "circular": lambda latent_dim: Circular(),
-    "batchnorm": lambda latent_dim: nn.BatchNorm1d(latent_dim, affine=False),
-}
+LATENTS = ("plain", "circular", "batchnorm")
 WEIGHTS = ("free", "tied", "spectral", "spectral_decoder")
 
 
@@ -111,18 +101,8 @@ def _tie(encoder: nn.Module, decoder: nn.Module) -> None:
         mirrored.parametrizations.weight.original = ours.weight
 
 
-def _limit(part: nn.Module) -> None:
-    """Divide every linear and convolution weight by its largest singular value (one power iteration per call)."""
-    for layer in list(part.modules()):
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            spectral_norm(layer)
-
-
 class _Architecture:
-    """What the descriptions of networks share: they say what encoder and decoder are, ``build`` makes both."""
-
-    def _parts(self, data_shape: tuple[int, ...], outputs: int, weights: str) -> tuple[nn.Module, nn.Module]:
-        """Encoder (B, ...) -> (B, outputs) and decoder (B, m) -> (B, ...), the layers made in this order."""
+    """A description of a network: ``_parts`` makes encoder (B, ...) -> (B, outputs) and decoder (B, m) -> (B, ...)."""
 
     def build(
         self,
@@ -141,20 +121,21 @@ class _Architecture:
             posterior: "" for a code, "learned" or "constant" for a Gaussian posterior, whose σ is then ``deviation``.
             learned: see :class:`Autoencoder`.
 
-        Raises:
-            ValueError: for an unknown activation, or a shape or form of the weights that this kind of network does not have.
+        An activation, shape or form of the weights that this kind of network does not have raises a ValueError.
         """
         outputs = self.latent_dim * (2 if posterior == "learned" else 1)
         with torch.random.fork_rng(devices=[]):  # on the CPU; the global random state is left as it was
             torch.manual_seed(seed)
             encoder, decoder = self._parts(tuple(data_shape), outputs, weights)
-            for part in {"spectral": (encoder, decoder), "spectral_decoder": (decoder,)}.get(weights, ()):
-                _limit(part)
+            limited = {"spectral": (encoder, decoder), "spectral_decoder": (decoder,)}.get(weights, ())
+            for layer in [layer for part in limited for layer in part.modules()]:
+                if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                    spectral_norm(layer)  # divided by its largest singular value, one power iteration per call
         if latent == "circular" and self.latent_dim < 2:
             raise ValueError("a circular code needs latent_dim (n_components) of at least 2: a line has only +1 and -1")
-        form = LATENTS[latent](self.latent_dim)
-        if form is not None:
-            encoder = nn.Sequential(encoder, form)
+        if latent != "plain":  # new points are normalized by running statistics
+            forms = {"circular": Circular(), "batchnorm": nn.BatchNorm1d(self.latent_dim, affine=False)}
+            encoder = nn.Sequential(encoder, forms[latent])
         if posterior:
             encoder = GaussianEncoder(encoder, deviation)
         return Autoencoder(encoder, decoder, learned)
@@ -213,10 +194,9 @@ def _convolutions(kind: type[nn.Module], channels: int, steps: Iterable[tuple[in
 class ConvNetwork(_Architecture):
     """Description of a convolutional autoencoder of NRAE (supplement, section 1.2); plain data, part of what identifies a run.
 
-    For square images (C, H, H) of H = 28, 32 or 64 pixels with any number C of channels. Strided convolutions reduce
-    the image to one pixel with 1024 channels, a 1 x 1 convolution gives the code; transposed convolutions lead back.
-    The supplement names no activation after the last layer: a sigmoid, for images in [0, 1], is what the authors' released
-    code has.
+    For images (C, H, H) of H = 28, 32 or 64 pixels. Strided convolutions reduce the image to one pixel with 1024
+    channels, a 1 x 1 convolution gives the code; transposed convolutions lead back. The supplement names no activation
+    after the last layer: a sigmoid, for images in [0, 1], is what the authors' released code has.
 
     Arguments:
         latent_dim, activation, output: as for :class:`Network`.
@@ -238,10 +218,9 @@ class ConvNetwork(_Architecture):
             needed = f"images of shape (channels, H, H) with H one of {', '.join(map(str, _CONVOLUTIONS))}"
             raise ValueError(f"a convolutional network needs {needed}, not {data_shape}")
         if weights == "tied":
-            raise ValueError(
-                "weights 'tied' need a decoder that mirrors the encoder layer by layer, unlike the convolutional networks: "
-                "choose free, spectral or spectral_decoder, or a fully connected network"
-            )
+            need = "a decoder that mirrors the encoder layer by layer, unlike the convolutional networks"
+            valid = "free, spectral or spectral_decoder, or a fully connected network"
+            raise ValueError(f"weights 'tied' need {need}: choose {valid}")
         channels, side, _ = data_shape
         kernels, steps = _CONVOLUTIONS[side]
         scaled = lambda count: max(1, round(self.width * count))  # noqa: E731
@@ -253,8 +232,3 @@ class ConvNetwork(_Architecture):
             nn.Sequential(*_activated(encoder, self.activation, "linear"), nn.Flatten()),
             nn.Sequential(nn.Unflatten(1, (self.latent_dim, 1, 1)), *_activated(decoder, self.activation, self.output)),
         )
-
-
-def network_from_dict(content: dict[str, Any]) -> Network | ConvNetwork:
-    """The description of a network whose ``dataclasses.asdict`` is ``content``."""
-    return (Network if "hidden" in content else ConvNetwork)(**content)

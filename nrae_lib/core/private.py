@@ -1,10 +1,11 @@
-"""All private API of PyTorch that this library uses.
+"""All private API of PyTorch that this library uses, and the settings that its releases name differently.
 
-Each use is probed at import, because a release may drop or change it without notice, and has a plain fallback with the
-same result, which is slower. Nothing else in the library touches a name of PyTorch that begins with an underscore.
+Each use of private API is probed at import, because a release may drop or change it without notice, and has a plain
+fallback with the same result, which is slower. Nothing else touches a name of PyTorch that begins with an underscore.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -55,3 +56,20 @@ def may_have_hooks(layer: nn.Module) -> bool:
 def may_be_transformed() -> bool:
     """Whether this may be inside a transform of ``torch.func``, such as ``vmap``; True where PyTorch does not tell."""
     return _is_transformed() if HAS_TRANSFORMS else True
+
+
+@contextmanager
+def float32_products(device: torch.device, exact: bool) -> Iterator[None]:
+    """Products of float32 on ``device`` as such, or with faster factors (TF32); the process's settings are put back."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    with ExitStack() as undo:
+        if hasattr(cudnn, "conv"):  # since torch 2.9, where reading the older settings raises if somebody used these
+            for part in (cuda.matmul, cudnn.conv) if device.type == "cuda" else (mkldnn.matmul,):
+                undo.callback(setattr, part, "fp32_precision", part.fp32_precision)
+                part.fp32_precision = "ieee" if exact else "tf32"
+        else:
+            undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            undo.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+            torch.set_float32_matmul_precision("highest" if exact else "high")
+            cudnn.allow_tf32 = not exact
+        yield

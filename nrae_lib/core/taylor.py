@@ -51,34 +51,32 @@ class Jet(NamedTuple):
 def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, order: int) -> Jet:
     r"""Evaluate :math:`f(z)`, :math:`J_f(z) v` and :math:`v^\top H_f(z) v` (not halved) in one pass.
 
-    Sequentials, also nested, of ``Linear``, ``Conv2d``, ``ConvTranspose2d``, ``ReLU``, ``ELU``, ``Softplus``,
-    ``Sigmoid``, ``Tanh``, ``Flatten``, ``Unflatten`` and ``Identity`` take the fast path, with or without
-    parametrizations such as spectral norm. Every other callable and every layer with hooks, and all layers while there are
-    global hooks or transforms of ``torch.func``, are differentiated by ``torch.func.jvp``, with the same result. A layer must
-    treat the samples of a batch independently, unlike batch normalization in training. Images in channels_last stay so.
+    Nested Sequentials of ``Linear``, ``Conv2d``, ``ConvTranspose2d``, ``ReLU``, ``ELU``, ``Softplus``, ``Sigmoid``,
+    ``Tanh``, ``Flatten``, ``Unflatten`` and ``Identity`` take the fast path, also with parametrizations such as spectral
+    norm. All else, layers with hooks, and all layers while there are global hooks or transforms of ``torch.func``, are
+    differentiated by ``torch.func.jvp``, with the same result. A layer must treat the samples of a batch independently,
+    unlike batch normalization in training. Images in channels_last stay so.
 
-    Under ``torch.autocast`` the layers with weights compute in its type, double precision excepted: points, directions,
-    weights and coefficients are rounded to it, sums accumulate in single precision. Activations compute derivatives in
-    single precision and round the results: near saturation 1 - s² of a rounded s would be zero.
+    Under ``torch.autocast``, double precision excepted, layers with weights compute in its type, with sums in single
+    precision. Activations compute derivatives in single precision and round the results: near saturation 1 - s² of a
+    rounded s would be zero.
 
-    The result can be differentiated once, with respect to parameters, point and direction. The fast path does not
-    support a second differentiation and raises an error there.
+    The result can be differentiated once, with respect to parameters, point and direction; a second differentiation of
+    the fast path raises an error.
 
     Arguments:
         network: The function :math:`f`, batch in and batch out.
         point: The points :math:`z`, of shape :math:`(B, ...)`.
-        direction: The directions :math:`v`, of the shape of ``point``, or of shape :math:`(n, B, ...)` for :math:`n`
-            directions per point, which share one evaluation of the value.
+        direction: The directions :math:`v`, of the shape of ``point``, or :math:`(n, B, ...)` for :math:`n` directions
+            per point, which share one evaluation of the value.
         order: 0 (value only, whatever the direction), 1 (and first) or 2 (and second).
 
     Returns:
         A :class:`Jet`: ``value`` of shape :math:`(B, ...)`; ``first`` and ``second`` of the same shape, with a leading
-        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network
-        with linear output.
+        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network.
 
     Raises:
-        ValueError: The order is not 0, 1 or 2, or the shapes, types or devices of ``point`` and ``direction`` do not
-            match.
+        ValueError: The order is another, or shape, type or device of ``point`` and ``direction`` do not match.
 
     Example:
         >>> point, direction = torch.tensor([[0.0]]), torch.tensor([[2.0]])
@@ -91,21 +89,16 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     if type(order) is not int or order not in (0, 1, 2):
         raise ValueError(f"order must be 0, 1 or 2, not {order!r}.")
     several = direction.dim() == point.dim() + 1
-    if direction.shape[several:] != point.shape:
-        raise ValueError(
-            f"direction must have the shape of point, {tuple(point.shape)}, or one leading dimension more, "
-            f"not {tuple(direction.shape)}."
-        )
-    if (direction.dtype, direction.device) != (point.dtype, point.device):
-        raise ValueError(
-            f"direction must have the type and device of point, {point.dtype} on {point.device}, "
-            f"not {direction.dtype} on {direction.device}."
-        )
+    if (direction.shape[several:], direction.dtype, direction.device) != (point.shape, point.dtype, point.device):
+        wanted, found = (f"{tuple(part.shape)} of {part.dtype} on {part.device}" for part in (point, direction))
+        raise ValueError(f"direction must be like point, {wanted}, or have one leading dimension more, not {found}.")
 
     value, first, second = point, direction if several else direction.unsqueeze(0), None
     if order == 0:
         first = first[:0]
-    low = _autocast_type(point)
+    kind = point.device.type
+    lowered = point.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    low = torch.get_autocast_dtype(kind) if lowered else None
     for fast, group in groupby(_flat(network), key=lambda part: part[1] is not None):
         if fast:
             rules = [rule(layer, order) for layer, rule in group]
@@ -120,28 +113,13 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
                 value, first, second = _by_torch_func(layer, value, first, second, order)
     if order == 0:
         return Jet(value, None, None)
-    if not several:
-        first = first.squeeze(0)
-        second = None if second is None else second.squeeze(0)
-    return Jet(value, first, second)
-
-
-def _autocast_type(point: Tensor) -> torch.dtype | None:
-    """The type that autocast gives to products, or None where it leaves them alone."""
-    kind = point.device.type
-    if point.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return None
-    return torch.get_autocast_dtype(kind)
+    return Jet(value, *(part if part is None or several else part.squeeze(0) for part in (first, second)))
 
 
 def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
     """The layers of nested Sequentials in order, each with its fast rule or None."""
-    plain = (
-        isinstance(network, nn.Module)
-        and "forward" not in vars(network)
-        and not private.may_have_hooks(network)
-        and not private.may_be_transformed()
-    )
+    plain = isinstance(network, nn.Module) and "forward" not in vars(network)
+    plain = plain and not (private.may_have_hooks(network) or private.may_be_transformed())
     # Exact types: a subclass may compute something else.
     kind = type_before_parametrizations(network) if plain else None
     if kind is nn.Sequential:
@@ -158,13 +136,13 @@ def _flat(network: Callable) -> Iterator[tuple[Callable, type | None]]:
 def _by_torch_func(layer: Callable, value: Tensor, first: Tensor, second: Tensor | None, order: int):
     """One layer by nested forward mode, for each of the n directions."""
 
-    def function(point: Tensor) -> Tensor:
+    def function(point):
         return layer(point.clone())  # a copy, because the layer may work in place
 
-    def push(point: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+    def push(point, velocity):
         return torch.func.jvp(function, (point,), (velocity,))
 
-    def push_twice(point: Tensor, velocity: Tensor, acceleration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def push_twice(point, velocity, acceleration):
         # d/dt of J(a(t)) a'(t) along a(t) = a0 + t a1 + t²/2 a2 is H[a1, a1] + J a2
         (result, slope), (_, curvature) = torch.func.jvp(push, (point, velocity), (velocity, acceleration))
         return result, slope, curvature
@@ -192,7 +170,6 @@ class _Chain(torch.autograd.Function):
         count = first.shape[0]
         stack = _stacked([value.unsqueeze(0), first] if second is None else [value.unsqueeze(0), first, second])
         ctx.rules, ctx.count, ctx.rows_in = rules, count, len(stack)
-        ctx.set_materialize_grads(False)
         kept, remaining = [], iter(weights)
         for rule in rules:
             stack, keep = rule.forward(stack, count, *islice(remaining, len(rule.weights)))
@@ -208,14 +185,8 @@ class _Chain(torch.autograd.Function):
             raise RuntimeError("The fast path of taylor can be differentiated once only: do not ask for create_graph.")
         shape, count = ctx.shape_out, ctx.count
         sizes = (1, count, shape[0] - 1 - count)
-        given = next(gradient for gradient in gradients if gradient is not None)
-        gradient = _stacked(
-            [
-                given.new_zeros(size, *shape[1:]) if part is None else part.reshape(size, *shape[1:])
-                for part, size in zip(gradients, sizes, strict=True)
-                if size
-            ]
-        )
+        parts = zip(gradients, sizes, strict=True)
+        gradient = _stacked([part.reshape(size, *shape[1:]) for part, size in parts if size])
         saved = iter(ctx.saved_tensors)
         kept = [tuple(islice(saved, length)) for length in ctx.lengths]
         needed = ctx.needs_input_grad
@@ -241,7 +212,16 @@ def _stacked(parts: list[Tensor]) -> Tensor:
     return torch.cat(batches).unflatten(0, (rows, parts[0].shape[1]))
 
 
-class _Linear:
+class _Rule:
+    """What one kind of layer does to a stack, and to its gradient."""
+
+    weights = ()
+
+    def __init__(self, layer: nn.Module, order: int):
+        self.layer, self.order = layer, order
+
+
+class _Linear(_Rule):
     def __init__(self, layer: nn.Linear, order: int):
         self.weights = (layer.weight, layer.bias)
 
@@ -260,7 +240,7 @@ class _Linear:
         return into_stack, (into_weight, into_bias)
 
 
-class _Convolution:
+class _Convolution(_Rule):
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, order: int):
         self.weights = (layer.weight, layer.bias)
         transposed = isinstance(layer, nn.ConvTranspose2d)
@@ -281,18 +261,12 @@ class _Convolution:
         return into_stack.unflatten(0, stack.shape[:2]) if wanted else None, (into_weight, into_bias)
 
 
-class _Reshape:
-    """Flatten, Unflatten and Identity: any view that a layer takes of a batch, with the coefficients as a longer batch."""
-
-    weights = ()
-
-    def __init__(self, layer: nn.Module, order: int):
-        self.layer = layer
+class _Reshape(_Rule):
+    """Flatten, Unflatten and Identity: any view that a layer takes of a batch."""
 
     def forward(self, stack, count):
         self.shape = stack.shape
-        shape = self.layer(stack[0]).shape
-        return stack.reshape(len(stack), *shape), ()
+        return stack.reshape(len(stack), *self.layer(stack[0]).shape), ()
 
     def backward(self, gradient, count, kept, wanted, own):
         return gradient.reshape(self.shape), ()
@@ -302,12 +276,7 @@ class _Reshape:
 _LARGE = 2**20
 
 
-class _ReLU:
-    weights = ()
-
-    def __init__(self, layer: nn.ReLU, order: int):
-        pass
-
+class _ReLU(_Rule):
     def forward(self, stack, count):
         # Rows are kept where the value is positive; that includes the value itself.
         if stack.numel() >= _LARGE:
@@ -322,13 +291,8 @@ class _ReLU:
         return torch.ops.aten.threshold_backward.grad_input(gradient, kept[0][0], 0, grad_input=gradient), ()
 
 
-class _Smooth:
+class _Smooth(_Rule):
     """An activation s with its derivatives s', s'', s''' as functions of its argument and of its value."""
-
-    weights = ()
-
-    def __init__(self, layer: nn.Module, order: int):
-        self.layer, self.order = layer, order
 
     def forward(self, stack, count):
         full = _full(stack)
@@ -425,16 +389,6 @@ class _Softplus(_Smooth):
         yield beta * curvature * (1 - 2 * slope)
 
 
-_RULES = {
-    nn.Linear: _Linear,
-    nn.Conv2d: _Convolution,
-    nn.ConvTranspose2d: _Convolution,
-    nn.ReLU: _ReLU,
-    nn.ELU: _ELU,
-    nn.Softplus: _Softplus,
-    nn.Sigmoid: _Sigmoid,
-    nn.Tanh: _Tanh,
-    nn.Flatten: _Reshape,
-    nn.Unflatten: _Reshape,
-    nn.Identity: _Reshape,
-}
+_RULES = {nn.Linear: _Linear, nn.ReLU: _ReLU, nn.ELU: _ELU, nn.Softplus: _Softplus}
+_RULES |= {nn.Sigmoid: _Sigmoid, nn.Tanh: _Tanh, nn.Conv2d: _Convolution, nn.ConvTranspose2d: _Convolution}
+_RULES |= dict.fromkeys((nn.Flatten, nn.Unflatten, nn.Identity), _Reshape)

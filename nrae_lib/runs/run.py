@@ -11,7 +11,7 @@ import torch
 
 from nrae_lib.core import methods
 from nrae_lib.core.files import seal, unseal
-from nrae_lib.core.models import ConvNetwork, Network, network_from_dict
+from nrae_lib.core.models import ConvNetwork, Network
 from nrae_lib.core.training import Optimization
 from nrae_lib.data import datasets
 from nrae_lib.runs.views import VIEWS
@@ -91,8 +91,8 @@ class Run:
     @staticmethod
     def from_dict(content: dict) -> "Run":
         """The run whose ``dataclasses.asdict`` is ``content``."""
-        network, optimization = network_from_dict(content["network"]), Optimization(**content["optimization"])
-        return Run(**{**content, "network": network, "optimization": optimization})
+        network = (Network if "hidden" in content["network"] else ConvNetwork)(**content["network"])
+        return Run(**{**content, "network": network, "optimization": Optimization(**content["optimization"])})
 
     def __hash__(self):
         return hash(self.key)

@@ -1,16 +1,16 @@
 """Kill -9 at any moment, SIGTERM, a stop from another thread: the next process goes on, and the result is the same."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves
 
 from nrae_lib.core import methods, training
 from nrae_lib.core.models import Network
@@ -22,44 +22,36 @@ KILLS = 50
 
 def train(checkpoint, progress=None, epochs=60, every=60.0):
     objective = methods.get("nrae_q+mmd").objective  # neighbours, noise, permutations: three kinds of draws
-    model, optimization = (
-        objective.build(Network((16,), 1, "elu"), (2,), seed=0),
-        Optimization(epochs, 8, decay_start=0.5),
-    )
+    model = objective.build(Network((16,), 1, "elu"), (2,), seed=0)
     watched = (0, 25), lambda model: model(DATA[:3]).detach(), checkpoint, every, progress, DATA[:5]
-    trained = fit(model, objective, DATA, optimization, 0, *watched)
+    trained = fit(model, objective, DATA, Optimization(epochs, 8, decay_start=0.5), 0, *watched)
     return model.state_dict(), trained.loss, trained.frames, trained.steps, trained.validation
 
 
-def equal(one, other):
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(torch.equal(*pair) if torch.is_tensor(pair[0]) else pair[0] == pair[1] for pair in pairs)
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 # Forks of one process that has imported everything and trained nothing: children start in milliseconds.
 SCRIPT = """
-import json, os, random, signal, sys, time
+import multiprocessing, os, random, signal, sys, time
 from pathlib import Path
 import torch, torch._dynamo  # which the first step would import, in every child
 from tests.core.test_interruptions import KILLS, train
 folder, killed, moments = Path(sys.argv[1]), 0, random.Random(0)
 torch.set_num_threads(1)
 
-def child(name, *arguments, **more):
-    if process := os.fork():
-        return process
-    status = 1
-    try:
-        torch.save(train(*arguments, **more), folder / f"{name}.part")
-        os.rename(folder / f"{name}.part", folder / name)
-        status = 0
-    except SystemExit as stop:
-        status = stop.code
-    finally:
-        os._exit(status)
+def keep(name, *arguments, **more):
+    torch.save(train(*arguments, **more), folder / f"{name}.part")
+    os.rename(folder / f"{name}.part", folder / name)
+
+def child(*arguments, **more):
+    process = multiprocessing.get_context("fork").Process(target=keep, args=arguments, kwargs=more)
+    process.start()
+    return process
 
 def ended(process):
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    process.join()
+    return process.exitcode
 
 began = time.perf_counter()
 assert ended(child("whole", None)) == 0
@@ -68,7 +60,7 @@ while not (folder / "resumed").exists():
     process = child("resumed", folder / "killed", every=0.01)
     if killed < KILLS:
         time.sleep(moments.uniform(0, longest))
-        os.kill(process, signal.SIGKILL)
+        process.kill()
     status = ended(process)
     killed += status == -signal.SIGKILL
     assert status in (0, -signal.SIGKILL), status
@@ -76,9 +68,9 @@ while not (folder / "resumed").exists():
 scheduled = child("endless", folder / "scheduled", lambda done, loss: (folder / "reached").touch(), 10**6)
 while not (folder / "reached").exists():
     time.sleep(0.01)
-os.kill(scheduled, signal.SIGTERM)
+scheduled.terminate()
 late = child("went on", folder / "late", lambda done, loss: done == 5 and os.kill(os.getpid(), signal.SIGTERM), 5)
-print(json.dumps({"killed": killed, "scheduled": ended(scheduled), "late": ended(late)}))
+assert [killed, ended(scheduled), ended(late)] == [KILLS, 143, -signal.SIGTERM]
 """
 
 
@@ -87,8 +79,7 @@ def test_killed_at_fifty_random_moments_equals_uninterrupted_and_terminated_proc
     command, root = [sys.executable, "-c", SCRIPT, str(tmp_path)], Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"killed": KILLS, "scheduled": 143, "late": -signal.SIGTERM}
-    assert equal(*(torch.load(tmp_path / name, weights_only=True) for name in ("whole", "resumed")))
+    assert_equal(*(torch.load(tmp_path / name, weights_only=True) for name in ("resumed", "whole")))
     assert checkpoints.load(tmp_path / "scheduled", torch.device("cpu"))["epoch"] > 0
     left = {path.name for path in tmp_path.iterdir()} - {"whole", "resumed", "killed", "scheduled", "reached"}
     assert all(name.endswith(".part") for name in left), left  # nor did the late one go on
@@ -102,24 +93,17 @@ def test_sigterm_saves_and_raises_only_where_there_is_a_checkpoint(tmp_path):
     assert 0 < checkpoints.load(checkpoint, torch.device("cpu"))["epoch"] < 60
     whole = train(None, lambda done, loss: handlers.append(signal.getsignal(signal.SIGTERM)))
     assert {signal.getsignal(signal.SIGTERM), *handlers} == {before}
-    assert equal(whole, train(checkpoint))
+    assert_equal(train(checkpoint), whole)
 
 
 def test_another_thread_is_stopped_by_the_event_of_who_takes_it_back(tmp_path):
     """A worker of a cluster trains in a thread, where Python runs no signal handlers."""
-    ended, reached = [], threading.Event()
-
-    def work():
-        for _ in range(2):  # the second finds the event set
-            with pytest.raises(Interrupted):
-                train(tmp_path / "state", lambda done, loss: reached.set(), 100_000)
-            ended.append((tmp_path / "state").exists())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    reached.wait()
-    training.stop_event.set()
-    thread.join()
-    assert training.stop_event.is_set() and ended == [True, True]
+    reached, arguments = threading.Event(), (tmp_path / "state", lambda done, loss: reached.set(), 100_000)
+    with ThreadPoolExecutor(1) as pool:
+        trainings = [pool.submit(train, *arguments) for _ in range(2)]  # the second finds the event set
+        reached.wait()
+        training.stop_event.set()
+    assert training.stop_event.is_set() and (tmp_path / "state").exists()
+    assert all(isinstance(stopped.exception(), Interrupted) and stopped.exception().saved for stopped in trainings)
     training.stop_event.clear()
     train(tmp_path / "other", epochs=2)

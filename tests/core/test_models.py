@@ -1,6 +1,6 @@
-"""The convolutional networks are those of the supplement, every method trains them, and descriptions survive storage."""
+"""The convolutional networks are those of the supplement, and every method trains them."""
 
-from dataclasses import asdict
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from nrae_lib.core import methods
-from nrae_lib.core.models import ConvNetwork, Network, network_from_dict
-from nrae_lib.core.taylor import taylor
+from nrae_lib.core.models import Autoencoder, ConvNetwork
 from nrae_lib.core.training import Optimization, fit
 
 # Supplement, section 1.2: (channels, side, z) -> layers and millions of parameters of encoder and decoder, with the encoder's
@@ -30,13 +29,12 @@ SUPPLEMENT = {
 }
 
 
-def layers_of(part: nn.Module) -> list[tuple]:
-    """(kind, channels in, channels out, kernel, stride, padding) of every convolution."""
-    return [
-        (type(layer).__name__, layer.in_channels, layer.out_channels, layer.kernel_size[0], layer.stride[0], layer.padding[0])
-        for layer in part.modules()
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
-    ]  # fmt: skip
+def small(shape=(1, 28, 28), seed=0, weights="free", **options) -> Autoencoder:
+    return ConvNetwork(**{"latent_dim": 2, "width": 0.02} | options).build(shape, seed, weights=weights)
+
+
+def convolutions(part: nn.Module) -> list[nn.Module]:
+    return [layer for layer in part.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
 
 
 @pytest.mark.parametrize("case", SUPPLEMENT)
@@ -44,46 +42,38 @@ def test_layers_and_parameters_are_the_supplements(case):
     channels, side, latent_dim = case
     model = ConvNetwork(latent_dim).build((channels, side, side), seed=0)
     for part, (kind, text, millions) in zip((model.encoder, model.decoder), SUPPLEMENT[case], strict=True):
-        layers = [(kind, *map(int, layer.replace("z", str(latent_dim)).split(","))) for layer in text.split(" - ")]
-        assert layers_of(part) == layers
+        numbers = [map(int, layer.split(",")) for layer in text.replace("z", str(latent_dim)).split(" - ")]
+        assert repr(convolutions(part)) == repr([getattr(nn, kind)(*settings) for settings in numbers])
         parameters = sum(parameter.numel() for parameter in part.parameters())
-        assert parameters == sum(wide * narrow * kernel**2 + narrow for _, wide, narrow, kernel, _, _ in layers)
+        assert parameters == sum(layer.weight.numel() + layer.out_channels for layer in convolutions(part))
         assert round(parameters / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (3, 32, 32), (1, 64, 64)])
 def test_images_come_back_as_images_in_the_unit_interval(shape):
-    model = ConvNetwork(5, width=0.02).build(shape, seed=0)
-    x = torch.rand(2, *shape)
-    assert model.encoder(x).shape == (2, 5)
-    assert model(x).shape == x.shape
+    model, x = small(shape, latent_dim=5), torch.rand(2, *shape)
+    assert model.encoder(x).shape == (2, 5) and model(x).shape == x.shape
     assert model(x).min() > 0 and model(x).max() < 1
-    assert ConvNetwork(5, output="linear", width=0.02).build(shape, seed=0).decoder[-1].out_channels == shape[0]
+    assert small(shape, output="linear").decoder[-1].out_channels == shape[0]
 
 
-def test_activation_stands_between_layers_only():
-    model = ConvNetwork(2, "tanh", width=0.02).build((1, 28, 28), seed=0)
+def test_activation_stands_between_layers_only_and_width_scales_hidden_channels_only():
+    model = small((3, 32, 32), activation="tanh", latent_dim=4, width=0.25)
     kinds = [[type(layer).__name__ for layer in part] for part in (model.encoder, model.decoder)]
     assert kinds == [
         ["Conv2d", "Tanh"] * 4 + ["Conv2d", "Flatten"],
         ["Unflatten"] + ["ConvTranspose2d", "Tanh"] * 3 + ["ConvTranspose2d", "Sigmoid"],
     ]
-
-
-def test_width_scales_hidden_channels_only():
-    model = ConvNetwork(4, width=0.25).build((3, 32, 32), seed=0)
-    assert [layer[1:3] for layer in layers_of(model.encoder)] == [(3, 32), (32, 64), (64, 128), (128, 256), (256, 4)]
-    assert [layer[1:3] for layer in layers_of(model.decoder)] == [(4, 256), (256, 128), (128, 64), (64, 3)]
-    least = ConvNetwork(4, width=1e-6).build((3, 32, 32), seed=0)
-    assert {layer[2] for layer in layers_of(least.encoder)[:-1]} == {1}
+    assert [layer.out_channels for layer in convolutions(model)] == [32, 64, 128, 256, 4, 256, 128, 64, 3]
+    assert {layer.out_channels for layer in convolutions(small((3, 32, 32), width=1e-6).encoder)[:-1]} == {1}
 
 
 def test_seed_decides_the_weights_and_nothing_else():
     state = torch.get_rng_state()
-    first, same, other = (ConvNetwork(2, width=0.02).build((1, 28, 28), seed).state_dict() for seed in (0, 0, 1))
+    first, same, other = (nn.utils.parameters_to_vector(small(seed=seed).parameters()) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
-    equal = [all(torch.equal(value, first[name]) for name, value in one.items()) for one in (same, other)]
-    assert equal == [True, False]
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert repr(ConvNetwork(1, width=1)) == repr(ConvNetwork(1, width=1.0)), "they are one run"
 
 
 @pytest.mark.parametrize(
@@ -99,16 +89,7 @@ def test_seed_decides_the_weights_and_nothing_else():
 )
 def test_what_it_cannot_do_is_one_sentence(options, shape, weights, sentence):
     with pytest.raises(ValueError, match=sentence):
-        ConvNetwork(**{"latent_dim": 2, "width": 0.02, **options}).build(shape, 0, weights=weights)
-
-
-@pytest.mark.parametrize("network", [Network((8, 4), 2, "elu"), ConvNetwork(3), ConvNetwork(3, "elu", "linear", 0.5)])
-def test_descriptions_survive_storage_and_keep_their_form(network):
-    restored = network_from_dict(asdict(network))
-    assert restored == network and type(restored) is type(network)
-    # Keys of stored runs hash these.
-    assert asdict(Network((3,), 1)) == {"hidden": (3,), "latent_dim": 1, "activation": "relu", "output": "linear"}
-    assert repr(ConvNetwork(1, width=1)) == repr(ConvNetwork(1, width=1.0))
+        small(shape, weights=weights, **options)
 
 
 @pytest.mark.parametrize("name", sorted(methods.CATALOGUE))
@@ -116,44 +97,19 @@ def test_descriptions_survive_storage_and_keep_their_form(network):
 def test_every_method_takes_a_step(name):
     objective, network = methods.get(name).configure(), ConvNetwork(2, "elu", width=0.01)
     data = torch.rand(24, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    if objective.weights == "tied":
-        with pytest.raises(ValueError, match="mirrors the encoder"):
-            objective.build(network, (1, 28, 28), seed=0)
-        return
-    model = objective.build(network, (1, 28, 28), seed=0)
-    before = {key: value.clone() for key, value in model.named_parameters()}
-    trained = fit(model, objective, data, Optimization(1, 24), seed=0)
-    assert torch.isfinite(trained.loss).all()
-    assert not [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
-
-
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)])
-def test_one_pass_jets_agree_with_nested_forward_mode(shape):
-    model = ConvNetwork(2, "softplus", width=0.01).build(shape, seed=0).double()
-    generator = torch.Generator().manual_seed(0)
-    for part, size in ((model.encoder, shape), (model.decoder, (2,))):
-        point, direction = torch.randn(2, 2, *size, dtype=torch.float64, generator=generator)
-        # A function is not known to be a Sequential, so that torch.func.jvp differentiates it.
-        jets = [list(taylor(network, point, direction, 2)) for network in (part, lambda x, part=part: part(x))]
-        torch.testing.assert_close(*jets)
-        assert jets[0][2].abs().max() > 0
-        sums, weights = [sum(c.square().sum() for c in jet) for jet in jets], list(part.parameters())
-        torch.testing.assert_close(*(torch.autograd.grad(loss, weights, materialize_grads=True) for loss in sums))
+    with pytest.raises(ValueError, match="mirrors the encoder") if objective.weights == "tied" else nullcontext():
+        model, before = (objective.build(network, (1, 28, 28), seed=0) for _ in range(2))
+        assert torch.isfinite(fit(model, objective, data, Optimization(1, 24), seed=0).loss).all()
+        pairs = zip(model.parameters(), before.parameters(), strict=True)
+        assert not any(torch.equal(after, parameter) for after, parameter in pairs)
 
 
 def test_spectral_normalization_reaches_every_convolution():
-    model = ConvNetwork(4, width=0.05).build((1, 28, 28), 0, weights="spectral")
-    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+    model = small(weights="spectral", width=0.05)
+    layers = convolutions(model)
     assert len(layers) == 9 and all(is_parametrized(layer, "weight") for layer in layers)
     for _ in range(50):
         model(torch.rand(1, 1, 28, 28))  # one power iteration per layer
     for layer in layers:
         outputs_first = layer.weight.transpose(0, int(isinstance(layer, nn.ConvTranspose2d))).flatten(1)
         torch.testing.assert_close(torch.linalg.matrix_norm(outputs_first, 2).item(), 1.0, rtol=1e-2, atol=0)
-
-
-def test_learned_posterior_doubles_the_encoders_outputs():
-    model = ConvNetwork(3, width=0.02).build((1, 28, 28), 0, posterior="learned")
-    mean, log_deviation = model.encoder.posterior(torch.rand(2, 1, 28, 28))
-    assert mean.shape == log_deviation.shape == (2, 3)
-    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 1, 28, 28)

@@ -41,12 +41,12 @@ def test_a_changed_call_is_noticed():
     assert not private._works(lambda: torch.mm(torch.ones(1, 1)))
 
 
-@pytest.mark.parametrize("name", [*jets.VECTOR_LAYERS, *jets.FALLBACKS])
+@pytest.mark.parametrize("name", jets.LAYERS)
 def test_every_layer(name, fallback):
     fallback()
     torch.manual_seed(0)
     for order in (0, 1, 2):
-        jets.check(jets.POSITIONS["middle"]((jets.VECTOR_LAYERS | jets.FALLBACKS)[name]()), order=order, directions=2)
+        jets.check(jets.POSITIONS["middle"](jets.LAYERS[name]()), order=order, directions=2)
 
 
 def test_images_and_large_layers(fallback):

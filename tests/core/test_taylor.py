@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from nrae_lib.core import taylor as module
+from nrae_lib.core.models import ConvNetwork
 from nrae_lib.core.taylor import taylor
 
 
@@ -55,10 +56,9 @@ def check(network, shape=(3, 4), order=2, directions=None, seed=0, device="cpu")
     network, generator = network.to(device, torch.float64), torch.Generator().manual_seed(seed)
 
     def draw(*size):
-        return torch.randn(size, dtype=torch.float64, generator=generator).to(device)
+        return torch.randn(size, dtype=torch.float64, generator=generator).to(device).requires_grad_()
 
-    point = draw(*shape).requires_grad_()
-    direction = draw(*((directions,) if directions else ()), *shape).requires_grad_()
+    point, direction = draw(*shape), draw(*[directions] * bool(directions), *shape)
     leaves, before = [point, direction, *network.parameters()], point.detach().clone()
     jet = taylor(network, point, direction, order)
     for layer in network.modules():
@@ -86,7 +86,7 @@ def of_images(*layers, shape=(1, 2, 2)):
     return nn.Sequential(nn.Unflatten(-1, shape), *layers, *([] if layers[1:] else [nn.Flatten()]))
 
 
-VECTOR_LAYERS = {
+LAYERS = {
     **{kind.__name__.lower(): kind for kind in (nn.ReLU, nn.ELU, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Identity)},
     "relu in place": lambda: nn.ReLU(inplace=True),
     "elu alpha": lambda: nn.ELU(0.7),
@@ -100,9 +100,7 @@ VECTOR_LAYERS = {
     "flatten": lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Flatten()),
     "convolution": lambda: of_images(nn.Conv2d(1, 3, 2, stride=2, padding=1), nn.Flatten(1, -1), nn.Linear(12, 4)),
     "transposed convolution": lambda: of_images(nn.ConvTranspose2d(4, 1, 2, 2, bias=False), shape=(4, 1, 1)),
-}
-
-FALLBACKS = {
+    # Those without a rule:
     "gelu": nn.GELU,
     "layer norm": lambda: nn.LayerNorm(4),
     "custom": Squared,
@@ -134,10 +132,9 @@ def seed():
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("directions", [None, 3])
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("name", [*VECTOR_LAYERS, *FALLBACKS])
+@pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_in_every_position(name, position, directions, order):
-    layer = (VECTOR_LAYERS | FALLBACKS)[name]()
-    check(POSITIONS[position](layer), order=order, directions=directions)
+    check(POSITIONS[position](LAYERS[name]()), order=order, directions=directions)
 
 
 NETWORKS = {  # with the shape of a point
@@ -146,11 +143,13 @@ NETWORKS = {  # with the shape of a point
     "padded": ((2, 5, 6), lambda: nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1, output_padding=1)),
     "transposed": ((2, 5, 6), lambda: nn.ConvTranspose2d(2, 4, 2, groups=2, dilation=2)),
     "spectral": ((2, 5, 6), lambda: spectral_norm(nn.ConvTranspose2d(2, 3, 2)).eval()),
-    "decoder": ((2,), lambda: nn.Sequential(nn.Linear(2, 8), nn.Unflatten(1, (8, 1, 1)), nn.ReLU(), nn.ConvTranspose2d(
-        8, 4, 3), nn.ReLU(inplace=True), nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Sigmoid())),
     "shared": ((4,), lambda: nn.Sequential(*[nn.Linear(4, 4), nn.ELU(), nn.Tanh()] * 2)),
     "sequences": ((4, 3), lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Flatten(), nn.Linear(20, 2))),
-}  # fmt: skip
+}
+for side, activation in ((28, "relu"), (28, "softplus"), (32, "softplus"), (64, "softplus")):
+    model = ConvNetwork(2, activation, width=0.01).build((3, side, side), seed=0)
+    NETWORKS[f"encoder {side} {activation}"] = (3, side, side), lambda part=model.encoder: part
+    NETWORKS[f"decoder {side} {activation}"] = (2,), lambda part=model.decoder: part
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
@@ -163,7 +162,7 @@ def test_points_of_any_shape(name, directions, device):
 
 
 smooth = st.sampled_from(["elu", "elu alpha", "softplus", "softplus sharp", "sigmoid", "tanh", "gelu", "layer norm"])
-layers = st.one_of(smooth, st.sampled_from([*VECTOR_LAYERS, *FALLBACKS]))
+layers = st.one_of(smooth, st.sampled_from(list(LAYERS)))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -176,54 +175,42 @@ layers = st.one_of(smooth, st.sampled_from([*VECTOR_LAYERS, *FALLBACKS]))
 )
 def test_random_architectures(names, cut, order, directions, seed):
     torch.manual_seed(seed)
-    chain = [(VECTOR_LAYERS | FALLBACKS)[name]() for name in names]
+    chain = [LAYERS[name]() for name in names]
     network = nn.Sequential(linear(), *chain[:cut], nn.Sequential(linear(), *chain[cut:]))
     check(network, order=order, directions=directions, seed=seed)
 
 
 def test_second_coefficient_is_absent_where_it_is_exactly_zero():
-    assert check(nn.Sequential(mlp(nn.ReLU(), nn.ReLU()), linear())).second is None
-    assert check(nn.Sequential(linear(), linear())).second is None
-    assert check(nn.Sequential(nn.Flatten(), nn.Identity())).second is None
-    assert check(mlp(nn.ReLU(), nn.Sigmoid())).second is not None
-    assert check(mlp(nn.Tanh(), nn.ReLU())).second is not None
+    flat = nn.Sequential(mlp(nn.ReLU(), nn.ReLU()), linear()), mlp(nn.Identity()), nn.Flatten()
+    curved = mlp(nn.ReLU(), nn.Sigmoid()), mlp(nn.Tanh(), nn.ReLU())
+    assert [check(network).second is None for network in (*flat, *curved)] == [True, True, True, False, False]
 
 
-def test_second_coefficient_is_not_computed_before_the_first_smooth_layer(monkeypatch):
-    rows, forward = [], module._Linear.forward
+def test_nothing_is_computed_before_it_is_needed_or_twice(monkeypatch):
+    rows, forward, calls = [], module._Linear.forward, []
     monkeypatch.setattr(module._Linear, "forward", lambda *given: rows.append(len(given[1])) or forward(*given))
     taylor(mlp(nn.ReLU(), nn.ReLU(), nn.Tanh(), nn.ReLU()), torch.randn(2, 4), torch.randn(2, 4), 2)
     assert rows == [2, 2, 2, 3]
-
-
-def test_value_is_computed_once_for_several_directions():
-    calls = []
     taylor(lambda x: calls.append(x) or x.sin(), torch.randn(2, 4), torch.randn(5, 2, 4), 2)
     assert len(calls) == 1
 
 
 def test_expansion_is_exact_for_a_quadratic_function_and_without_coefficients():
-    point, direction = torch.randn(2, 3, 2, dtype=torch.float64)
-    end, jet = point + direction, taylor(lambda x: 3 * x**2 + x, point, direction, 2)
-    torch.testing.assert_close(list(jet), [3 * point**2 + point, (6 * point + 1) * direction, 6 * direction**2])
-    torch.testing.assert_close(jet.expansion(), 3 * end**2 + end)
-    several = taylor(lambda x: 3 * x**2 + x, point, torch.stack([direction, -direction]), 2)
-    torch.testing.assert_close(several.expansion()[0], jet.expansion())
+    point, directions = torch.randn(3, 2, dtype=torch.float64), torch.randn(2, 3, 2, dtype=torch.float64)
+    ends, jet = point + directions, taylor(lambda x: 3 * x**2 + x, point, directions, 2)
+    torch.testing.assert_close(list(jet), [3 * point**2 + point, (6 * point + 1) * directions, 6 * directions**2])
+    torch.testing.assert_close(jet.expansion(), 3 * ends**2 + ends)
     layer, (point, direction) = linear(), torch.randn(2, 3, 4)
-    torch.testing.assert_close(taylor(layer, point, direction, 2).expansion(), layer(point + direction))
-    torch.testing.assert_close(taylor(layer, point, direction, 0).expansion(), layer(point))
+    for order, end in ((2, point + direction), (0, point)):
+        torch.testing.assert_close(taylor(layer, point, direction, order).expansion(), layer(end))
 
 
-def test_gradient_through_one_coefficient_only():
+def test_gradient_through_one_coefficient_and_of_some_parameters_only():
     network, (point, direction) = mlp(nn.ELU(), nn.Sigmoid()).double(), torch.randn(2, 3, 4, dtype=torch.float64)
     for index in range(3):
         sums = [jets(network, point, direction, 2)[index].sum() for jets in (taylor, reference)]
         gradients = [torch.autograd.grad(one, [*network.parameters()], materialize_grads=True) for one in sums]
         torch.testing.assert_close(*gradients)
-
-
-def test_frozen_parameters_and_no_grad():
-    network, (point, direction) = mlp(nn.ELU(), nn.Tanh()), torch.randn(2, 3, 4)
     network[0].requires_grad_(False)
     taylor(network, point, direction, 2).expansion().sum().backward()
     assert network[0].weight.grad is None and network[2].weight.grad is not None
@@ -262,21 +249,16 @@ def test_large_stacks_are_rectified_in_place(monkeypatch, before, order):
     check(nn.Sequential(before(), nn.ReLU(), nn.Flatten(), nn.ReLU(), linear(), nn.ReLU()), order=order, directions=2)
 
 
-IMAGES = {
-    "encoder": lambda act: [nn.Conv2d(3, 8, 3, 2), act(), nn.Conv2d(8, 4, 2), act(), nn.Conv2d(4, 2, 1)],
-    "decoder": lambda act: [nn.ConvTranspose2d(3, 8, 3, 2), act(), nn.ConvTranspose2d(8, 2, 2), act()],
-}
-
-
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU, nn.Sigmoid])
-@pytest.mark.parametrize("name", IMAGES)
-def test_channels_last_images_stay_so(monkeypatch, name, activation, order):
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_channels_last_images_stay_so(monkeypatch, kind, activation, order):
     seen, results = [], []
     for rule in (module._Convolution, module._ReLU, module._Smooth):
         for way in (rule.forward, rule.backward):  # both ways through every layer
             monkeypatch.setattr(rule, way.__name__, lambda *given, way=way: seen.append(given[1]) or way(*given))
-    network, points = nn.Sequential(*IMAGES[name](activation)).double(), torch.randn(2, 3, 3, 7, 9).double()
+    network = nn.Sequential(kind(3, 8, 3, 2), activation(), kind(8, 4, 2), activation(), kind(4, 2, 1)).double()
+    points = torch.randn(2, 3, 3, 7, 9).double()
     for memory in (torch.contiguous_format, torch.channels_last):
         seen.clear()
         network.to(memory_format=memory)
@@ -347,34 +329,25 @@ def test_derivatives_under_autocast_near_saturation(activation, start):
     assert all(relative(got, want) < 0.01 for got, want in zip(half, exact, strict=True))
 
 
-def test_global_hooks_are_respected():
-    hook = nn.modules.module.register_module_forward_hook(lambda layer, inputs, output: output**2)
-    try:
-        check(mlp(nn.Tanh()))
-    finally:
-        hook.remove()
-
-
-def test_inside_transforms_the_result_is_the_same():
+def test_global_hooks_and_transforms_are_respected(request):
     network, (point, direction) = mlp(nn.ELU(), nn.Sigmoid()).double(), torch.randn(2, 5, 4, dtype=torch.float64)
     jet = taylor(network, point, direction, 2)
     mapped = torch.func.vmap(lambda p, v: tuple(taylor(network, p[None], v[None], 2)))(point, direction)
     torch.testing.assert_close([one.squeeze(1) for one in mapped], list(jet))
     slope = torch.func.jvp(lambda p: taylor(network, p, direction, 1).value, (point,), (direction,))[1]
     torch.testing.assert_close(slope, jet.first)
+    hook = nn.modules.module.register_module_forward_hook(lambda layer, inputs, output: output**2)
+    request.addfinalizer(hook.remove)
+    check(mlp(nn.Tanh()))
 
 
-def test_arguments_are_checked():
+def test_arguments_are_checked_and_an_empty_batch_is_an_empty_result():
+    for order in (0, 1, 2):
+        check(nn.Sequential(linear(), nn.Softplus()), (0, 4), order, directions=3)
     for order in (-1, 3, 1.5, 2.0, True, None, "2"):
         with pytest.raises(ValueError, match="order must be 0, 1 or 2"):
             taylor(linear(), torch.zeros(2, 4), torch.zeros(2, 4), order)
-    for shape, order in product([(4,), (2, 3), (3, 4), (1, 4), (5, 2, 3), (5, 5, 2, 4), ()], (0, 1)):
-        with pytest.raises(ValueError, match="direction must have the shape of point"):
-            taylor(linear(), torch.zeros(2, 4), torch.zeros(shape), order)
-    with pytest.raises(ValueError, match="direction must have the type and device of point"):
-        taylor(linear(), torch.zeros(2, 4), torch.zeros(2, 4, dtype=torch.float64), 1)
-
-
-@pytest.mark.parametrize("order", [0, 1, 2])
-def test_an_empty_batch_is_an_empty_result(order):
-    check(nn.Sequential(linear(), nn.Softplus()), (0, 4), order, directions=3)
+    wrong = [torch.zeros(shape) for shape in [(4,), (2, 3), (3, 4), (1, 4), (5, 2, 3), (5, 5, 2, 4), ()]]
+    for direction, order in product([*wrong, torch.zeros(2, 4).double()], (0, 1)):
+        with pytest.raises(ValueError, match=r"like point, \(2, 4\) of torch.float32 on cpu, or have one leading"):
+            taylor(linear(), torch.zeros(2, 4), direction, order)

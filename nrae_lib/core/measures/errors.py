@@ -26,9 +26,8 @@ def mean_squared_error(model: nn.Module, points: Tensor, block: int = 4096) -> f
     """Mean over points and over features of ‖x - f(g(x))‖², "mean-D" (paper, Tables 1 and 3), summed in float64.
 
     Arguments:
-        model: x -> x̂ of the same shape, on any device; blocks of the points are moved there.
-        points: (N, ...) real numbers, or bytes (uint8), which become float32 in [0, 1] as in training.
-        block: the most points at once; images of more than 4,096 values come in blocks of about 2²⁴ values.
+        model: x -> x̂ of the same shape, on any device.
+        points: (N, ...) real numbers, or bytes, as float32 in [0, 1], at most ``block`` of them and 2²⁴ values at once.
     """
     parts = blocks(model, points, block)
     total = sum(((model(part) - part).double().square().sum() for part in parts), torch.zeros(()))
@@ -45,17 +44,15 @@ def per_point_error(model: nn.Module, points: Tensor, block: int = 4096) -> Tens
 def psnr(reconstruction: Tensor, clean: Tensor) -> float:
     """Peak signal-to-noise ratio in decibels, the mean over the images of 10 log₁₀ (1 / MSE_i); nothing is clipped.
 
-    This is what papers on denoising and restoration report. NRAE's paper does not say which mean it takes; the
-    other is :func:`psnr_of_mean`, which is never larger (Jensen's inequality) and much less moved by a few good images.
-
-    Arguments:
-        reconstruction, clean: (N, ...) images in [0, 1], or bytes, divided by 255; an exact one makes the mean infinite.
+    Of (N, ...) images in [0, 1], or bytes, divided by 255; an exact one makes the mean infinite. NRAE's paper does not
+    say which mean it takes; papers on restoration report this one. The other is :func:`psnr_of_mean`, which is never
+    larger (Jensen's inequality) and much less moved by a few good images.
     """
     return float(-10 * _image_errors(reconstruction, clean).log10().mean())
 
 
 def psnr_of_mean(reconstruction: Tensor, clean: Tensor) -> float:
-    """Peak signal-to-noise ratio of the mean error, 10 log₁₀ (1 / mean_i MSE_i) in decibels; for the rest see :func:`psnr`.
+    """Peak signal-to-noise ratio of the mean error, 10 log₁₀ (1 / mean_i MSE_i) in decibels, see :func:`psnr`.
 
     What libraries compute of a whole batch (torchmetrics by default, scikit-image of a stack of images).
     """

@@ -22,18 +22,13 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
 
     .. math:: \lVert \mu_a - \mu_b \rVert^2 + \operatorname{tr}\big(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2}\big)
 
-    Computed in float64. The trace of the root is the sum of the singular values of
-    :math:`\Sigma_a^{1/2} \Sigma_b^{1/2}`, which are exact to rounding also for singular covariances (fewer samples than
-    features), where roots of eigenvalues are exact to its square root only.
+    Of (D,) means and (D, D) covariances, tensors or arrays, in float64; ValueError if shapes do not match or a value is
+    not finite. The trace of the root is the sum of the singular values of :math:`\Sigma_a^{1/2} \Sigma_b^{1/2}`, which
+    are exact to rounding also for singular covariances (fewer samples than features), where roots of eigenvalues are
+    exact to its square root only.
 
     Source: Heusel et al., *GANs Trained by a Two Time-Scale Update Rule*, NeurIPS 2017; Dowson and Landau,
     *The Fréchet distance between multivariate normal distributions*, 1982.
-
-    Arguments:
-        mean_a, covariance_a, mean_b, covariance_b: (D,) and (D, D) tensors or arrays.
-
-    Raises:
-        ValueError: if shapes do not match, or a value is not finite.
     """
     moments = [torch.as_tensor(moment).double() for moment in (mean_a, covariance_a, mean_b, covariance_b)]
     mean_a, covariance_a, mean_b, covariance_b = moments
@@ -57,14 +52,11 @@ def _root(covariance: Tensor) -> Tensor:
 def fid(reconstructions: Tensor, originals: Tensor, device: torch.device | str = "cpu", **options) -> float:
     """Frechet Inception Distance of two sets of images, as pytorch-fid gives it for folders of PNG files (Table 2).
 
-    :func:`frechet_distance` of the means and covariances (divided by N - 1) of :func:`inception_features`. It is biased
-    upward for few images, so values of different N must not be compared.
+    :func:`frechet_distance` of the means and covariances (divided by N - 1) of :func:`inception_features`, with the
+    options and errors of that function, of at least two images each. It is biased upward for few images, so values of
+    different N must not be compared.
 
     Source: NRAE, supplement, section 2.4: "We measure the FID score with a provided model from pytorch-fid".
-
-    Arguments:
-        reconstructions, originals: images, at least two each; their numbers may differ.
-        device, options: as for :func:`inception_features`, whose errors it raises.
     """
     moments = []
     for images in (reconstructions, originals):

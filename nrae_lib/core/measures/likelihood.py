@@ -44,13 +44,11 @@ class Likelihood(nn.Module):
 
     @torch.no_grad()
     def elbo(self, points: Tensor, samples: int = 16, seed: int = 0, block: int = 1024) -> Tensor:
-        r"""Evidence lower bound of log p(x), the mean over draws of z: (N,) nats per point, on the model's device.
+        r"""Evidence lower bound of log p(x), the mean over ``samples`` draws of z: (N,) nats, on the model's device.
 
         .. math:: E_{q(z|x)}[\log p_\sigma(x \mid z)] - \mathrm{KL}\big(q_\epsilon(z \mid x) \,\Vert\, p_\gamma(z)\big)
 
-        Arguments:
-            points: (N, ...) finite, on any device; bytes become float32 in [0, 1], the unit of the density.
-            samples, seed, block: draws of z per point, the seed of all, and the most points at once.
+        Of (N, ...) finite points on any device, ``block`` of them at once; bytes become float32 in [0, 1].
         """
         generator, found = torch.Generator(self.log_sigma.device).manual_seed(seed), []
         for x in blocks(self.model, points, block):
@@ -74,20 +72,19 @@ def fit_elbo(
 ) -> Likelihood:
     r"""A frozen :class:`Likelihood` with the largest mean ELBO of the training points over σ, ε and the density of codes.
 
-    The density is that of :class:`nrae_lib.core.densities.RealNVP`. The paper states no optimiser and no initial values.
-    Here: Adam with a cosine decay to zero; :math:`\sigma_d` starts at the root mean square error of feature d over the
-    training points; the flow near the standard normal of standardised codes; ε at whichever of s, s/2, ..., s/2¹⁵ has the
-    largest ELBO on at most 1,024 points, with s the root mean square of the codes' standard deviations.
+    The density is that of :class:`nrae_lib.core.densities.RealNVP`. The paper states no optimiser, initial values or
+    floor. Here: Adam with a cosine decay to zero; :math:`\sigma_d` starts at the root mean square error of feature d
+    over the training points; ε at whichever of s, s/2, ..., s/2¹⁵ has the largest ELBO on at most 1,024 points, with s
+    the root mean square of the codes' standard deviations.
 
     **The floor decides the numbers.** A feature that is reproduced exactly at every point, such as a black corner of an
     image, would drive its σ to zero and add :math:`-\log\sigma_d - \tfrac12 \log 2\pi` without bound. So σ, in the unit
-    of the data, is held at ``floor`` or above after every step. The paper states no floor; the default is one grey level.
+    of the data, is held at ``floor`` or above after every step; the default is one grey level.
 
     Arguments:
         model: with ``encoder`` g and ``decoder`` f; not modified.
         train: (N, ...) real points or bytes, which become float32 in [0, 1].
         validation: if given, the parameters of the epoch with the largest ELBO on these points (one draw each) are kept.
-        epochs, batch_size, learning_rate: of Adam; each epoch goes through the points in a new random order.
         density: another :math:`p_\gamma`, a module with ``log_prob``; its parameters are trained in place.
 
     Raises:

@@ -19,9 +19,9 @@ def _check(code: Tensor, position: Tensor) -> None:
 
 
 def rank_correlation(code: Tensor, position: Tensor) -> float:
-    """Spearman's ρ, without its sign, between one-dimensional codes and the true position along the curve; 1 is perfect order.
+    """Spearman's ρ of one-dimensional codes and the true position along the curve; 1 is perfect order.
 
-    A latent line has no preferred direction. Ties get their mean rank; a constant code has correlation 0.
+    Without its sign: a latent line has no preferred direction. Ties get their mean rank; a constant code has 0.
     """
     from scipy.stats import rankdata
 
@@ -36,8 +36,8 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
     """How often a one-dimensional code runs backward along the curve; 0 means the right local geometry.
 
     The codes, best of densely spaced noise-free points, are read in the order of the true position, in the direction of
-    most steps. A break is a maximal stretch on which the code retreats by more than ``tolerance`` times its whole range: a
-    fold or a jump of the chart. Smaller retreats are ripples below what the noise determines. A constant code has one.
+    most steps. A break is a maximal stretch on which the code retreats by more than ``tolerance`` times its range, a
+    fold or a jump of the chart; smaller retreats are ripples. A constant code has one.
 
     Example:
         >>> order_breaks(torch.tensor([3.0, 4, 5, 0, 1, 2]), torch.arange(6.0))
@@ -99,9 +99,8 @@ def circular_correlation(angle_code: Tensor, angle_true: Tensor) -> float:
               - \big\lvert \tfrac1N \textstyle\sum_i e^{i(\alpha_i + \beta_i)} \big\rvert \,\Big\rvert.
 
     That is the smaller canonical correlation of the points :math:`(\cos\alpha, \sin\alpha)` and
-    :math:`(\cos\beta, \sin\beta)` when both have the second moments of a full circle; here it is the smaller canonical
-    correlation always, so that a perfect winding has 1 also for unevenly drawn angles. A fold, a double winding and a
-    constant code of a full circle have 0.
+    :math:`(\cos\beta, \sin\beta)` when both have the second moments of a full circle. Here it is that correlation
+    always: a perfect winding of unevenly drawn angles has 1, too. A fold, a double winding and a constant code have 0.
     """
     angles, frames = (_angles(angle_code), _angles(angle_true)), []
     _check(*angles)
@@ -118,8 +117,8 @@ def winding_number(code: Tensor) -> int:
 
     .. math:: \frac{1}{2\pi} \sum_i \operatorname{wrap}(\alpha_{i+1} - \alpha_i), \qquad \alpha_{N+1} = \alpha_1,
 
-    with differences wrapped into [-π, π): a whole number, 1 or -1 for the right topology. The points must be so
-    dense that successive codes differ by less than half a turn.
+    with differences wrapped into [-π, π): 1 or -1 for the right topology. The points must be so dense that successive
+    codes differ by less than half a turn.
 
     Example:
         >>> winding_number(torch.tensor([0.0, 4.0, 2.0]))
@@ -160,13 +159,13 @@ def _circular_steps(angle: Tensor) -> Tensor:
 
 
 def neighbor_breaks(code: Tensor, position: Tensor, steps: float = 2.0, period: float | None = None) -> list[int]:
-    """The places, in the order of the code, whose next point in the latent space does not belong to them (Figure 8).
+    """The places i, in the order of the code, whose next point does not belong there (by eye in the paper's Figure 8).
 
-    In the order of the code, a discontinuity lies between the points i and i + 1 if their true positions differ by more
-    than ``steps`` times the median spacing of the positions: a continuous decoder has to leap there. The paper marks
-    such places by eye. Two neighbours that have merely changed places are no discontinuity for ``steps`` = 2. Distances
-    of the decoded images would be no rule: they hardly grow once the strokes of two images no longer overlap. Positions
-    that close have a ``period``, 360 for a full turn in degrees; the code's end and beginning are not compared.
+    Between the points i and i + 1 the true positions differ by more than ``steps`` times the median spacing of the
+    positions: a continuous decoder has to leap. Two neighbours that have merely changed places do not count for
+    ``steps`` = 2. Distances of the decoded images would be no rule: they hardly grow once the strokes of two images no
+    longer overlap. Positions that close have a ``period``, 360 for a full turn in degrees; the code's end and beginning
+    are not compared.
 
     Example:
         >>> neighbor_breaks(torch.tensor([4.0, 5, 6, 1, 2, 3]), torch.arange(6.0))
@@ -187,9 +186,8 @@ def grid_smoothness(images: Tensor, where: Tensor | None = None) -> float:
               {\langle \lVert \Delta_r x \rVert^2 \rangle + \langle \lVert \Delta_c x \rVert^2 \rangle}
 
     with first and second differences along rows and columns, :math:`\Delta_r^2 x = x_{r+1,c} - 2 x_{r,c} + x_{r-1,c}`,
-    and means ⟨·⟩ over all places where they exist. It has no unit and does not change with the images' contrast. It
-    falls with the square of the grid's step: compare grids of equally many images. White noise has 3, a zigzag along
-    one direction 4. 0 also if no neighbours differ.
+    and means ⟨·⟩ over all places where they exist. It has no unit, does not change with the images' contrast, and falls
+    with the square of the grid's step. White noise has 3, a zigzag along one direction 4; 0 if no neighbours differ.
 
     Arguments:
         images: (R, C, ...), R, C >= 3, finite.
@@ -202,7 +200,7 @@ def grid_smoothness(images: Tensor, where: Tensor | None = None) -> float:
     if where.shape != size or where.dtype != torch.bool:
         raise ValueError(f"where must be bool of shape {tuple(size)}, not {where.dtype} of shape {tuple(where.shape)}")
     check_finite(images, "images")
-    flat = images.double().flatten(2) if images.dim() > 2 else images.double()[:, :, None]
+    flat = images.double().reshape(*size, -1)
 
     def mean_square(order: int, axis: int) -> float:
         joined = where.to(flat.device).unfold(axis, order + 1, 1).all(-1)  # all neighbours that a difference joins

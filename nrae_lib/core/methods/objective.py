@@ -46,7 +46,7 @@ class Objective:
 
     def __post_init__(self):
         object.__setattr__(self, "penalties", tuple(self.penalties))
-        check_choice("latent", self.latent, tuple(LATENTS))
+        check_choice("latent", self.latent, LATENTS)
         check_choice("weights", self.weights, WEIGHTS)
         names = [penalty.name for penalty in self.penalties]
         if len(set(names)) < len(names):

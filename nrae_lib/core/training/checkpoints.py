@@ -18,11 +18,9 @@ stop_event = threading.Event()
 
 
 class Interrupted(SystemExit):
-    """A training stopped because it was asked to; exit status 143, as after SIGTERM.
+    """A training stopped because it was asked to; exit status 143, as after SIGTERM. It goes on from ``checkpoint``.
 
-    Attributes:
-        checkpoint: from which it goes on.
-        saved: whether its state could be written there; if not, an older one may be there.
+    Where its state could not be ``saved`` there, an older one may be there.
     """
 
     def __init__(self, checkpoint: Path, saved: bool = True):

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite, isnan
 from pathlib import Path
 
@@ -12,18 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib.core.methods import Batch, Objective, Preparation
-from nrae_lib.core.points import as_floats, batch_bounds, on_device, picked
+from nrae_lib.core.points import as_floats, batch_bounds, on_device
 from nrae_lib.core.training.checkpoints import Interrupted, load, save, stop_event, stop_on_sigterm
 from nrae_lib.core.training.optimization import Optimization
-from nrae_lib.core.training.steps import Captured, Diverged, adam, set_rate, step
+from nrae_lib.core.training.steps import Captured, Diverged, adam, step
 
-# The host looks at the losses after about so many steps (or at the end of an epoch that has more): it waits for the
-# device then, and nowhere else.
+# The host looks at the losses, and waits for the device, after about so many steps or a longer epoch, and nowhere else.
 _STEPS_BETWEEN_LOOKS = 1000
-# A loss that grew by this factor beyond its first value (or beyond 1) has exploded even where it is still a number.
-_EXPLODED = 1e12
+_EXPLODED = 1e12  # the factor beyond its first value (or beyond 1) by which a loss that is still a number has exploded
 _VALIDATION_BLOCK = 4096
 PROGRESS_SECONDS = 0.1
+_COUNTERS = ("epoch", "position", "looked", "order", "best")  # of a training, as its checkpoint has them
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Trained:
         frames: what ``draw`` gave, see :func:`fit`.
         seconds, steps: time spent and steps taken, over all interruptions.
         validation: mean squared error on the validation points after every epoch; empty without them.
-        best_epoch: the epoch (counted from 1) whose weights the model has, if there are validation points.
+        best_epoch: the epoch (from 1) whose weights the model has, if there are validation points.
     """
 
     loss: Tensor
@@ -68,24 +68,22 @@ def fit(
 
     Arguments:
         model: made by ``objective.build``, on the device to train on; ``objective`` is what is minimized.
-        data: (N, ...) float32, float64 or uint8 training points, moved to the device once, as they are; uint8 images
-            become float32 / 255 batch by batch.
+        data: (N, ...) float32, float64 or uint8 training points; bytes become float32 / 255 batch by batch.
         seed: of the batches' order and of everything the terms draw.
         frame_epochs: after how many epochs ``draw(model)`` is recorded (0: before the first step).
         checkpoint: file for the state of training, written atomically every ``checkpoint_seconds``, also inside an
-            epoch, and removed by nobody here. Where it exists training goes on from it, to the same end, bit for bit on
-            the CPU. SIGTERM (or ``nrae_lib.core.training.stop_event``) saves once more and raises :class:`Interrupted`.
+            epoch, and not removed. Where it exists training goes on from it, to the same end, bit for bit on the CPU.
         progress: called with the epochs done and their losses (on the device), at most about ten times a second, and
             after the last epoch.
         validation: (M, ...) points whose reconstruction error is computed after every epoch. Training stops by
             ``optimization.patience``, and the model gets the weights of the epoch with the lowest error.
 
     Raises:
-        TypeError: for data of another type.
-        ValueError: for empty data, NaN or infinity in the data, an impossible graph, or patience without validation.
-        Diverged: (a FloatingPointError) when the loss is no longer finite or exploded, naming the epoch, the step and
-            the term that broke first, and the last good checkpoint.
-        Interrupted: (a SystemExit) after a request to stop, once the checkpoint is written.
+        TypeError, ValueError: for data of another type, empty or not finite, an impossible graph, or patience without
+            validation.
+        Diverged: (a FloatingPointError) when the loss is no longer finite or exploded.
+        Interrupted: (a SystemExit) after SIGTERM (or ``nrae_lib.core.training.stop_event``), once the checkpoint is
+            written.
     """
     with optimization.numerics(next(model.parameters()).device), stop_on_sigterm(checkpoint is not None):
         training = Training(model, objective, data, optimization, seed, checkpoint, validation)
@@ -137,7 +135,9 @@ class Training:
         if self.epoch == self.position == 0 and 0 in frame_epochs:
             trained.frames.append(self._drawn(draw))
         while not self.done:
-            set_rate(self.optimizer, self.optimization.rate(self.epoch))
+            rate, group = self.optimization.rate(self.epoch), self.optimizer.param_groups[0]
+            # In place where a captured step reads it.
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
             if self.position == 0:
                 self._begin_epoch()
             while self.position < len(self.bounds):
@@ -173,8 +173,7 @@ class Training:
     def done(self) -> bool:
         """Whether all epochs are trained, or the validation error has risen ``patience`` times in a row."""
         patience = self.optimization.patience
-        last = self.trained.validation[-patience - 1 :]
-        rises = sum(after > before for before, after in zip(last, last[1:], strict=False))
+        rises = sum(after > before for before, after in pairwise(self.trained.validation[-patience - 1 :]))
         return self.epoch == self.optimization.epochs or 0 < patience == rises
 
     def _begin_epoch(self) -> None:
@@ -231,13 +230,13 @@ class Training:
     @torch.no_grad()
     def _error(self) -> float:
         """Mean squared error on the validation points."""
-        model = self.model.eval()
+        self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in torch.arange(len(self.validation), device=self.device).split(_VALIDATION_BLOCK):
-            x = picked(self.validation, part)
+        for part in self.validation.split(_VALIDATION_BLOCK):
+            x = as_floats(part)
             with self.optimization.autocast(self.device):
-                total += (model(x) - x).square().flatten(1).mean(1).sum()
-        model.train()
+                total += (self.model(x) - x).square().flatten(1).mean(1).sum()
+        self.model.train()
         return float(total) / len(self.validation)
 
     def _sum_up(self) -> None:
@@ -264,10 +263,8 @@ class Training:
             term = self.objective.computed[int(bad[row].nonzero()[0])]
             epoch, taken = self.looked + row // steps + 1, self.looked * steps + row + 1
             broke = "exploded" if torch.isfinite(rows[row]).all() else "is no longer finite"
-            raise Diverged(
-                f"the loss {broke} from epoch {epoch} on (step {taken}), where the term {term!r} broke first: lower the "
-                f"learning rate or the coefficients{where}", epoch, taken, term, good,
-            )  # fmt: skip
+            what = f"the loss {broke} from epoch {epoch} on (step {taken}), where the term {term!r} broke first"
+            raise Diverged(f"{what}: lower the learning rate or the coefficients{where}", epoch, taken, term, good)
         # A recorded loss is that before its step, which may have been the one that exploded.
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             raise Diverged(f"the weights are no longer finite: lower the learning rate{where}", checkpoint=good)
@@ -276,12 +273,11 @@ class Training:
         """Write a checkpoint; after a request to stop, stop."""
         self._check()
         rows = (self.epoch - self.looked) * len(self.bounds) + self.position
-        written = save(self.checkpoint, {
-            "what": self._what(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(), "trained": vars(self.trained), "epoch": self.epoch,
-            "position": self.position, "order": self.order, "best": self.best, "record": self.record[:rows].clone(),
-            "looked": self.looked, "prepared": self.prepared if self.objective.refreshes else None,
-        })  # fmt: skip
+        state = {name: getattr(self, name) for name in _COUNTERS}
+        state |= {"what": self._what(), "trained": vars(self.trained), "generator": self.generator.get_state()}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"record": self.record[:rows].clone(), "prepared": self.prepared if self.objective.refreshes else None}
+        written = save(self.checkpoint, state)
         if stop_event.is_set():
             raise Interrupted(self.checkpoint, written)
 
@@ -305,11 +301,11 @@ class Training:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
         self.record[: len(state["record"])] = state["record"]
+        self.row.fill_(len(state["record"]))
         self.generator.set_state(state["generator"].cpu())
         vars(self.trained).update(state["trained"])
-        for name in ("epoch", "position", "order", "best", "looked"):
-            setattr(self, name, state[name])
-        self.row.fill_(len(state["record"]))
         if state["prepared"] is not None:
             self.prepared = state["prepared"]

@@ -11,6 +11,7 @@ from math import cos, pi
 import torch
 
 from nrae_lib.core.methods.terms import check_fields, choice, number
+from nrae_lib.core.private import float32_products
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,14 @@ class Optimization:
         decay_start: fraction of the epochs after which the learning rate shrinks (released code: 0.8); 1.0 for never.
         decay: "step" multiplies it by ``decay_factor`` every ``decay_every`` epochs (released code: 0.9 and 10);
             "cosine" lets it fall to zero along half a cosine, reached after the last epoch.
-        patience: stop when the validation error has risen this many epochs in a row, each time above the epoch
-            before (supplement, section 1: 10); 0 for never.
+        patience: stop when the validation error has risen this many epochs in a row (supplement, section 1: 10); 0 for
+            never.
         precision: of matrix products and convolutions on a GPU: "tf32" (inputs rounded to 10 bits, sums in float32),
             "float32", or "bf16" (autocast to bfloat16 in the forward pass; weights and optimizer stay float32). On a
-            CPU "tf32" is float32, and "bf16" is emulated where the processor has no such instructions. In bf16 the
-            difference z' - z of close codes keeps few digits: an error of about 2^-9 ‖z‖/‖z' - z‖.
+            CPU "tf32" is float32, and "bf16" may be emulated. In bf16 the difference z' - z of close codes keeps few
+            digits: an error of about 2^-9 ‖z‖/‖z' - z‖.
 
-    Raises:
-        ValueError: for values out of range, naming what is valid.
+    A value out of range raises a ValueError that names what is valid.
     """
 
     epochs: int = number(MISSING, 1)
@@ -58,17 +58,16 @@ class Optimization:
 
     @contextmanager
     def numerics(self, device: torch.device) -> Iterator[None]:
-        """The process's settings for a training on ``device``, put back afterwards, but for one.
+        """The process's settings for a training on ``device``, put back afterwards, but for one that cannot be read.
 
         Subnormal numbers count as zero: Adam's moments of dead ReLU units decay into them, and CPUs are many times slower
-        there. On a GPU ``precision`` decides about TF32. What stays for the rest of the process, because it cannot be
-        read, is glibc's setting to keep freed buffers, made by the first training on a CPU.
+        there. On a GPU ``precision`` decides about TF32. On a CPU glibc keeps freed buffers from now on.
         """
         with ExitStack() as undo:
             undo.callback(torch.set_flush_denormal, float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0)
             torch.set_flush_denormal(True)
             if device.type == "cuda":
-                _allow_tf32(self.precision != "float32", undo)
+                undo.enter_context(float32_products(device, exact=self.precision == "float32"))
             else:
                 _keep_large_buffers()
             yield
@@ -77,20 +76,6 @@ class Optimization:
         """The context of the forward pass."""
         # A cached cast would outlive the step in which a CUDA graph captured it.
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
-
-
-def _allow_tf32(allowed: bool, undo: ExitStack) -> None:
-    """TF32, or not, in matrix products and convolutions of a GPU; ``undo`` takes back what this does."""
-    cudnn = torch.backends.cudnn
-    if hasattr(cudnn, "conv"):  # since torch 2.9, where reading the older settings raises if somebody used these
-        for part in (torch.backends.cuda.matmul, cudnn.conv):
-            undo.callback(setattr, part, "fp32_precision", part.fp32_precision)
-            part.fp32_precision = "tf32" if allowed else "ieee"
-    else:
-        undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-        undo.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
-        torch.set_float32_matmul_precision("high" if allowed else "highest")
-        cudnn.allow_tf32 = allowed
 
 
 @cache

@@ -14,10 +14,8 @@ _WARM_UP = 3  # steps before a capture, in which libraries choose their kernels 
 class Diverged(FloatingPointError):
     """The loss or the weights are no longer finite, or the loss exploded.
 
-    Attributes:
-        epoch, step: where, counted from 1; None if only the weights tell.
-        term: name of the first term that broke, or None.
-        checkpoint: the last good one, or None.
+    In ``epoch`` and ``step``, counted from 1, the ``term`` of this name broke first; None if only the weights tell.
+    ``checkpoint`` is the last good one, or None.
     """
 
     def __init__(self, message: str, epoch=None, step=None, term=None, checkpoint=None):
@@ -35,9 +33,7 @@ def step(
 ) -> Tensor:
     """One step of the optimizer on one batch; returns the loss before it, detached and still on the device.
 
-    Arguments:
-        record: (terms,) is given every term's contribution to the loss, see :meth:`Objective.loss`.
-        autocast: context of the forward pass.
+    ``record`` (terms,) is given every term's contribution to the loss; ``autocast`` is the context of the forward pass.
     """
     with autocast or nullcontext():
         loss = objective.loss(batch, prepared, record)
@@ -55,18 +51,11 @@ def adam(model: nn.Module, rate: float) -> torch.optim.Adam:
     return torch.optim.Adam(model.parameters(), torch.tensor(rate, device=device), fused=True, capturable=True)
 
 
-def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:
-    """Give every parameter group the step size ``rate``, in place where a captured step reads it."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
-
-
 class Captured:
     """A step for batches of one size as a CUDA graph: forward, Taylor pass, backward and optimizer in one launch.
 
-    Nothing that depends on the step is baked in: the batch's indices, the step size, where the terms are recorded and
-    the generator's state are tensors that the graph reads. The steps that warm up before the capture are undone.
-    RuntimeError where a part of the step cannot be captured.
+    The batch's indices, the step size, the place of the record and the generator's state are tensors that the graph
+    reads. The steps that warm up before the capture are undone. RuntimeError where a part cannot be captured.
 
     Arguments:
         run: takes a step on the batch of these indices (None: all points in order), ``shape`` being theirs.
