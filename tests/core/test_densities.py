@@ -98,7 +98,7 @@ def test_realnvp_integrates_to_one_and_follows_the_curve_that_a_gaussian_misses(
 
 
 def test_realnvp_without_zuko_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "zuko.flows", None)
+    monkeypatch.setitem(sys.modules, "zuko", None)
     with pytest.raises(ImportError, match=r"needs the package zuko: pip install 'nrae-lib\[methods\]'"):
         densities.fit("realnvp", banana(10), seed=0)
 
