@@ -57,8 +57,8 @@ def test_same_seed_same_data_other_seed_other_data(name):
     [
         (lambda: datasets.make("sinus", 0), "unknown data set 'sinus': choose one of sine, swiss_roll"),
         (lambda: datasets.make("sine", 0, nosie=1), "no option 'nosie': choose among n_train, n_test, noise, sampling"),
-        (lambda: datasets.sine(0, sampling="halton"), "choose 'random' or 'grid'"),
-        (lambda: datasets.swiss_roll(0, shape="double"), "choose 'text' or 'released'"),
+        (lambda: datasets.sine(0, sampling="halton"), "unknown sampling 'halton': choose one of random, grid"),
+        (lambda: datasets.swiss_roll(0, shape="double"), "shape 'double': choose one of text, released"),
         (lambda: datasets.sine(0, noise=-1), "cannot be negative"),
         (lambda: datasets.sine(0, n_train=1), "at least 2"),
         (lambda: Dataset(torch.zeros(0, 2), torch.zeros(3, 2)), "training data is empty"),

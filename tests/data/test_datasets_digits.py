@@ -89,6 +89,7 @@ def test_the_seed_changes_nothing(name):
         ("rotated_digit", {"index": -1}, "are not among them"),
         ("rotated_digit", {"digit": 11}, "has 0 training images"),
         ("rotated_digit", {"count": 1}, "count must be at least 2"),
+        ("rotated_digit", {"n_test": 1}, "n_test must be at least 2, not 1"),
         ("shifted_digit", {"scale": 0.0}, "scale must be a positive number"),
         ("rotated_digits", {"digits": 200}, "are not among them"),
         ("rotated_digits", {"first_test": -1}, "first_test must be at least 0"),

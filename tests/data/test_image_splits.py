@@ -137,7 +137,7 @@ def test_banner_names_the_stand_ins_and_the_way_out(folder):
     ):
         assert part in text
     (folder / "cifar10.npz").write_bytes(b"one file is enough to be there")
-    assert "CIFAR10" not in datasets.banner_text(["mnist", "cifar10"]) and datasets.banner_text("cifar10") == ""
+    assert "CIFAR10" not in datasets.banner_text(["mnist", "cifar10"]) and datasets.banner_text(["cifar10"]) == ""
 
 
 def test_root_is_the_environments_or_the_checkouts(monkeypatch):
