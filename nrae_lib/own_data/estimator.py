@@ -3,9 +3,8 @@
 import copy
 import hashlib
 import json
+import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass
 from math import prod
 from numbers import Integral
@@ -36,8 +35,8 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     """An autoencoder that learns a low-dimensional code of the rows of X, by any method of ``methods.CATALOGUE``.
 
     Training is in float32; ``transform`` and its relatives compute and answer in the type of their argument, float32
-    or float64 (everything else becomes float64). The estimator never uses or changes a global random state. On a CPU
-    the same ``random_state`` and data give the same result bit for bit.
+    or float64 (everything else becomes float64). No global random state is used or changed. On a CPU the same
+    ``random_state`` and data give the same result bit for bit.
 
     Arguments:
         method: a name from ``methods.CATALOGUE``, also with penalties added, such as "nrae_l+mmd".
@@ -46,16 +45,15 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         hidden: widths of the encoder's hidden layers; the decoder mirrors them.
         activation: a name from ``models.ACTIVATIONS``. A ReLU network has no second derivative, which "nrae_q" needs.
         epochs, batch_size, learning_rate: of Adam; small data need more epochs.
-        method_options: the method's other options by name, such as ``{"neighbor_weight": 0.5}``; see
-            ``methods.get(method).options``. Weights hold for standardized data.
-        latent: form of the code, "plain", "circular" (on the unit circle or sphere), "batchnorm", or None for the
-            method's own.
+        method_options: others of ``methods.get(method).options`` by name, such as ``{"neighbor_weight": 0.5}``; weights
+            hold for standardized data.
+        latent: "plain", "circular" (on the unit circle or sphere), "batchnorm", or None for the method's own.
         standardize: subtract the mean of every feature and divide by ONE standard deviation, that of all centred
             values: scaling each feature by itself would change the metric, and with it the neighbours.
         image_shape: shape of what a row holds, such as (1, 28, 28), for images that were flattened; None: (D,).
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         random_state: a whole number, a ``numpy.random.RandomState``, or None for a new seed at every fit.
-        verbose: show a progress bar.
+        verbose: show how far training is, and its loss.
 
     Attributes:
         model_: the trained network, an ``nn.Module`` with ``encoder`` and ``decoder``, for standardized data.
@@ -101,12 +99,21 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         data = torch.from_numpy(((X - mean) / scale).astype(np.float32)).unflatten(1, recipe["data_shape"])
         optimization = Optimization(int(self.epochs), int(self.batch_size), float(self.learning_rate))
         objective, model = _built(recipe)
-        with _progress_bar(optimization.epochs, self.method, self.verbose) as progress:
-            trained = fit(model.to(device), objective, data, optimization, recipe["seed"], progress=progress)
+
+        def progress(done: int, loss: Tensor) -> None:
+            line = f"\r\x1b[K{self.method}: epoch {done}/{self.epochs}, loss={float(loss[-1]):.4g}"
+            print(line, end="\n" if done == self.epochs else "", file=sys.stderr, flush=True)
+
+        shown = progress if self.verbose else None
+        trained = fit(model.to(device), objective, data, optimization, recipe["seed"], progress=shown)
         # Only now, so that a training that fails leaves an earlier one untouched.
         self._fitted(recipe, model.cpu(), mean, scale, trained.loss.cpu().numpy())
-        self.embedding_ = self._encode(X)
-        self._draws = _posterior_draws(self.model_, data, self.seed_)
+        self.embedding_, self._draws = self._encode(X), None
+        if hasattr(self.model_.encoder, "posterior"):  # one draw per point from the posterior of its code
+            moments = [self.model_.encoder.posterior(some) for some in data.split(_CHUNK)]
+            code, log_deviation = (torch.cat(parts) for parts in zip(*moments, strict=True))
+            noise = torch.empty_like(code).normal_(generator=torch.Generator().manual_seed(self.seed_))
+            self._draws = (code + log_deviation.exp() * noise).numpy()
         return self
 
     def _fitted(self, recipe: dict, model: Autoencoder, mean: np.ndarray, scale: float, loss: np.ndarray) -> None:
@@ -129,7 +136,6 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         options = {key: _plain(value) for key, value in (self.method_options or {}).items()}
         for name in {"n_neighbors", "latent"} & set(options):
             raise ValueError(f"{name} is a parameter of the estimator: set it there, not in method_options")
-
         method = methods.get(self.method)
         if self.latent is not None:
             options["latent"] = self.latent
@@ -138,10 +144,9 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             if self.n_neighbors >= count:
                 there = f"{count} points have only {count - 1} neighbours: {count - 1} are used"
                 warnings.warn(f"n_neighbors is {self.n_neighbors}, but {there}", stacklevel=3)
-        method.configure(**options)
-        network = Network(widths, int(self.n_components), self.activation)
-        built = {"method": self.method, "options": options, "network": asdict(network), "data_shape": shape}
-        return {**built, "seed": _seed(self.random_state)}
+        network = asdict(Network(widths, int(self.n_components), self.activation))
+        recipe = {"method": self.method, "options": options, "network": network, "data_shape": shape}
+        return recipe | {"seed": _seed(self.random_state)}
 
     def transform(self, X):
         """(N, m) codes of the (N, D) rows of X; the posterior's mean where the codes have a posterior."""
@@ -240,22 +245,19 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if not isinstance(self.random_state, Integral | None):
             params["random_state"] = self.seed_
         content = {"format": _FORMAT, "nrae_lib": nrae_lib.__version__, "params": params, "recipe": self._recipe}
-        content["feature_names"] = getattr(self, "feature_names_in_", None)
-        text = json.dumps(content, default=_plain)
+        text = json.dumps(content | {"feature_names": getattr(self, "feature_names_in_", None)}, default=_plain)
         # Cloned, because tied weights share their memory, which the format does not know.
         tensors = {f"model.{name}": value.clone().contiguous() for name, value in self.model_.state_dict().items()}
-        arrays = {"embedding": self.embedding_, "loss": self.loss_, "mean": self.mean_, "scale": [self.scale_]}
-        arrays |= {} if self._draws is None else {"draws": self._draws}
-        tensors |= {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+        arrays = {"embedding": self.embedding_, "loss": self.loss_, "mean": self.mean_, "draws": self._draws}
+        arrays["scale"] = np.array([self.scale_])
+        tensors |= {name: torch.from_numpy(value) for name, value in arrays.items() if value is not None}
         metadata = {"manifold_autoencoder": text, "sha256": _digest(text, tensors)}
         write_atomically(Path(path), safetensors_torch.save(tensors, metadata))
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote.
-
-        FileNotFoundError without such a file, ImportError without the package safetensors, ValueError for a file that is
-        damaged, comes from elsewhere or from a newer version of this library.
+        """The fitted estimator that :meth:`save` wrote; ImportError without the package safetensors, FileNotFoundError
+        without the file, ValueError if it is damaged, comes from elsewhere or from a newer version of this library.
         """
         safetensors = library("safetensors", "safetensors", "loading needs", "methods")
         if not Path(path).is_file():
@@ -297,17 +299,6 @@ def _built(recipe: dict, weights: dict[str, Tensor] | None = None) -> tuple[meth
     return objective, model
 
 
-@torch.no_grad()
-def _posterior_draws(model: Autoencoder, data: Tensor, seed: int) -> np.ndarray | None:
-    """(N, m) one draw per point from the posterior of its code; None for codes without a posterior."""
-    if not hasattr(model.encoder, "posterior"):
-        return None
-    parts = zip(*(model.encoder.posterior(part) for part in data.split(_CHUNK)), strict=True)
-    mean, log_deviation = map(torch.cat, parts)
-    noise = torch.empty_like(mean).normal_(generator=torch.Generator().manual_seed(seed))
-    return (mean + log_deviation.exp() * noise).numpy()
-
-
 def _seed(random_state) -> int:
     """A seed for PyTorch; a whole number stands for itself."""
     if random_state is None:  # not check_random_state, which would draw from numpy's global state
@@ -337,22 +328,6 @@ def _whole_numbers(name: str, values) -> tuple[int, ...]:
 def _plain(value):
     """numpy's numbers, which a search over an array of candidates brings, as Python's."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-
-
-@contextmanager
-def _progress_bar(epochs: int, title: str, shown: bool) -> Iterator[Callable[[int, Tensor], None] | None]:
-    if not shown:
-        yield None
-        return
-    with library("tqdm.auto", "tqdm", "verbose=True needs", "methods").tqdm(
-        total=epochs, desc=title, unit="epoch"
-    ) as bar:
-
-        def progress(done: int, loss: Tensor) -> None:
-            bar.set_postfix(loss=f"{float(loss[-1]):.4g}", refresh=False)
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:

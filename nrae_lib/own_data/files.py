@@ -33,8 +33,7 @@ def read_points(
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
     does for coordinates far from the origin. Values keep their units, nothing is scaled except images.
 
-    - ``.npy``: an array of shape (N, ...), at least two-dimensional.
-    - ``.npz``: its only array, or the array ``key``.
+    - ``.npy``: an array of shape (N, ...), at least two-dimensional; ``.npz``: its only array, or the array ``key``.
     - ``.csv`` (separated by comma, semicolon or tab) and ``.parquet``: one point per row, every column a number. The
       first line of a .csv is a header unless all its entries are numbers other than 0, 1, 2, ... (the names that pandas
       gives); columns without a header are named 0, 1, 2, ...
@@ -42,15 +41,13 @@ def read_points(
       H, W), colour images (N, 3, H, W), from 0 (black) to 1 (white), turned upright as their EXIF tag says.
 
     Arguments:
-        key: the array of an .npz file that holds the points.
         columns: the columns of a table to use, in this order; None: all but ``labels``.
         labels: a column of the table, an array of the .npz file, or a .npy or .csv file with one label per point, with
             or without a header; "" for none.
 
     Raises:
         FileNotFoundError, ImportError: if there is nothing at ``path``, or no library that reads this kind of file.
-        ValueError: for an unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity,
-            less than two points, images that differ in size or mode, labels that are not there or not one per point.
+        ValueError: for what cannot be read or used; it says what and where.
     """
     path = Path(path)
     if not path.exists():
@@ -275,8 +272,10 @@ def codes_frame(codes: Mapping[str, np.ndarray], files: Sequence[str] = ()):
 
     columns = {f"{name}_z{place}": column for name in codes for place, column in enumerate(codes[name].T, 1)}
     table = pandas.DataFrame(columns, dtype=np.float32)
-    named = {"file": list(files)} if len(files) else {}
-    return pandas.concat([pandas.DataFrame({"row": range(len(table)), **named}), table], axis=1)
+    if len(files):
+        table.insert(0, "file", list(files))
+    table.insert(0, "row", range(len(table)))
+    return table
 
 
 def write_codes(path: str | Path, table) -> None:
