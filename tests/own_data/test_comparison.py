@@ -24,9 +24,6 @@ NOTEBOOK = nbformat.read(ROOT / "notebooks" / "your_data.ipynb", as_version=4)
 POINTS = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
 
 
-# ---------------------------------------------------------------------------------------------- methods and embeddings
-
-
 def test_methods_of_every_kind_are_chosen_once_and_in_order(monkeypatch):
     assert comparison.choose_methods("tsne,nrae_q+mmd,ae,tsne", ()) == ["tsne", "nrae_q+mmd", "ae"]
     assert comparison.choose_methods("lle,all", ("ae", "lle")) == ["lle", "ae"]
@@ -92,9 +89,6 @@ def test_a_large_set_is_embedded_by_a_part_of_it():
     assert seen.sum() == 10 and np.array_equal(codes["tsne"][seen], models["tsne"].embedding_)
 
 
-# --------------------------------------------------------------------------------------------------- cross-validation
-
-
 def test_folds_are_a_partition_of_the_seed_that_keeps_copies_together():
     X = np.concatenate([POINTS, POINTS[:6], -0.0 * POINTS[:1], 0.0 * POINTS[:1]])
     fold = comparison.assign_folds(X, 5, seed=0)
@@ -143,9 +137,6 @@ def test_the_interval_is_the_t_interval_widened():
     assert mean == pytest.approx(-0.22)
     assert high - mean == pytest.approx(widening * (plain.high - mean))
     assert mean - low == pytest.approx(high - mean)
-
-
-# ----------------------------------------------------------------------------------------------------------- pictures
 
 
 def test_classes_have_a_legend_and_numbers_a_bar():
@@ -197,9 +188,6 @@ def test_the_worst_features_are_drawn():
     errors = {"ae": np.array([0.1, 0.9, np.nan, 0.5]), "pca": np.array([0.2, 0.8, np.nan, 0.4])}
     figure = plots.feature_errors(errors, ["a", "b", "c", "$d"], most=2)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", r"\$d"]
-
-
-# ------------------------------------------------------------------------------------------------------- the notebook
 
 
 def run_page(folder: Path, monkeypatch, **parameters) -> tuple[dict, str]:

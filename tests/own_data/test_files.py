@@ -22,8 +22,14 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def saved(path: Path, array: np.ndarray) -> Path:
-    np.save(path, array)
+def saved(path: Path, array: np.ndarray | pd.DataFrame) -> Path:
+    """An array in a .npy or .npz file, a table in any."""
+    {
+        ".npy": lambda: np.save(path, array),
+        ".npz": lambda: np.savez_compressed(path, array),
+        ".csv": lambda: array.to_csv(path, index=False),
+        ".parquet": lambda: array.to_parquet(path),
+    }[path.suffix]()
     return path
 
 
@@ -36,9 +42,6 @@ def folder_of(path: Path, **images: Image.Image) -> Path:
 
 def grey(*shape: int) -> Image.Image:
     return Image.fromarray(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
-
-
-# ------------------------------------------------------------------------------------------------- points that are read
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "int8", "uint64", ">f8", ">i4"])
@@ -118,8 +121,7 @@ def test_numpy_and_pandas_files_come_back(tmp_path):
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_columns_are_chosen_in_order(tmp_path, ending):
     frame = pd.DataFrame({"x": [1, 2], "kind": ["cat", "dog"], "y": [0.5, 0.25], "seen": [True, False]})
-    path = tmp_path / f"a.{ending}"
-    frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+    path = saved(tmp_path / f"a.{ending}", frame)
     points, names, _ = read_points(path, columns=["y", "x"])
     assert names == ("y", "x") and points.tolist() == [[0.5, 1], [0.25, 2]]
     wrong = [
@@ -134,14 +136,13 @@ def test_columns_are_chosen_in_order(tmp_path, ending):
 
 def test_parquet_types(tmp_path):
     frame = pd.DataFrame({"a": pd.array([1, 2, 3], dtype="Int64"), "b": np.float32([1, 2, 3])}, index=["p", "q", "r"])
-    frame.to_parquet(tmp_path / "a.parquet")
-    points, names, _ = read_points(tmp_path / "a.parquet")
+    points, names, _ = read_points(saved(tmp_path / "a.parquet", frame))
     assert names == ("a", "b") and points.tolist() == [[1, 1], [2, 2], [3, 3]]
     frame.loc["q", "a"] = pd.NA
-    frame.to_parquet(tmp_path / "a.parquet")
+    path = saved(tmp_path / "a.parquet", frame)
     with pytest.raises(ValueError, match=r"missing values.* in the points 1 \("):
-        read_points(tmp_path / "a.parquet")
-    assert read_points(tmp_path / "a.parquet", columns=["b"], labels="a").labels.tolist()[0] in (1, "1")
+        read_points(path)
+    assert read_points(path, columns=["b"], labels="a").labels.tolist()[0] in (1, "1")
 
 
 def test_folder_of_images(tmp_path):
@@ -165,9 +166,6 @@ def test_folder_of_images(tmp_path):
     exif[0x0112] = 6
     grey(6, 4).save(folder / "a.png", exif=exif)
     assert read_points(folder).points.shape == (2, 1, 4, 6), "photographs are turned upright"
-
-
-# ---------------------------------------------------------------------------------------------------------- bad files
 
 
 BROKEN_PNG = struct.pack(">I", 5).join([b"\x89PNG\r\n\x1a\n", b"IHDRxx"])
@@ -229,24 +227,17 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
         read_points(write(path, b""))
     with pytest.raises(ValueError, match=r"is damaged or no|not numbers"):
         read_points(write(path, bytes(range(128, 256)) * 4))
-    frame = pd.DataFrame(np.random.default_rng(0).random((50, 3)), columns=list("abc"))
-    {
-        ".npy": lambda: np.save(path, frame.to_numpy()),
-        ".npz": lambda: np.savez_compressed(path, frame.to_numpy()),
-        ".csv": lambda: frame.to_csv(path, index=False),
-        ".parquet": lambda: frame.to_parquet(path),
-    }[path.suffix]()
-    content = path.read_bytes()
+    saved(path, pd.DataFrame(np.random.default_rng(0).random((50, 3)), columns=list("abc")))
+    content, damage = path.read_bytes(), "is damaged or no"
     assert read_points(path).points.shape == (50, 3)
-    if name == "a.csv":  # a text cut in the middle of a line
-        with pytest.raises(ValueError, match="in the points 49"):
-            read_points(write(path, content.rsplit(b",", 1)[0]))
-        return
-    parts = [content[:length] for length in (3, 40, len(content) // 2, len(content) - 1)]
     half = len(content) // 2
-    changed = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
-    for part in [*parts, *([changed] if name == "a.npz" else [])]:
-        with pytest.raises(ValueError, match="is damaged or no"):
+    parts = [content[:length] for length in (3, 40, half, len(content) - 1)]
+    if name == "a.npz":
+        parts.append(content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
+    if name == "a.csv":  # a text cut in the middle of a line
+        parts, damage = [content.rsplit(b",", 1)[0]], "in the points 49"
+    for part in parts:
+        with pytest.raises(ValueError, match=damage):
             read_points(write(path, part))
 
 
@@ -303,11 +294,9 @@ def test_missing_path_unknown_ending_and_misplaced_options(tmp_path):
     for name, sentence in hints.items():
         with pytest.raises(ValueError, match=sentence):
             read_points(write(tmp_path / name, "x"))
-    path = saved(tmp_path / "a.npy", POINTS)
-    with pytest.raises(ValueError, match="key names an array"):
-        read_points(path, key="x")
-    with pytest.raises(ValueError, match="columns chooses from"):
-        read_points(path, columns=["x"])
+    for option, sentence in (("key", "key names an array"), ("columns", "columns chooses from")):
+        with pytest.raises(ValueError, match=sentence):
+            read_points(saved(tmp_path / "a.npy", POINTS), **{option: "x"})
 
 
 @pytest.mark.parametrize(("name", "library"), [("a.csv", "pandas"), ("a.parquet", "pyarrow"), ("images", "PIL")])
@@ -319,33 +308,27 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name, library):
         read_points(path)
 
 
-# -------------------------------------------------------------------------------------------------------------- labels
-
-
 def test_labels_come_from_every_place(tmp_path):
-    classes = np.array(list("ab") * 12, dtype=object)
-    missing = [None, *classes[1:]]
-    frame = pd.DataFrame(CODES, columns=list("wxyz"))
-    frame.assign(kind=classes).to_csv(tmp_path / "table.csv", index=False)
-    frame.assign(kind=missing).to_parquet(tmp_path / "table.parquet")
-    for table, expected in (("table.csv", [*classes]), ("table.parquet", ["missing", *classes[1:]])):
-        points, names, labels = read_points(tmp_path / table, labels="kind")
+    classes, frame = list("ab") * 12, pd.DataFrame(CODES, columns=list("wxyz"))
+    for ending, first, found in (("csv", "a", "a"), ("parquet", None, "missing")):
+        path = saved(tmp_path / f"table.{ending}", frame.assign(kind=[first, *classes[1:]]))
+        points, names, labels = read_points(path, labels="kind")
         np.testing.assert_allclose(points, CODES, rtol=1e-6)
-        assert labels.tolist() == expected and names == ("w", "x", "y", "z")
-    assert read_points(tmp_path / "table.csv", columns=["w", "x"], labels="x").points.shape == (24, 2)
+        assert labels.tolist() == [found, *classes[1:]] and names == ("w", "x", "y", "z")
+        assert read_points(path, columns=["w", "x"], labels="x").points.shape == (24, 2)
 
     np.savez(tmp_path / "a.npz", X=CODES, y=np.arange(24))
     assert read_points(tmp_path / "a.npz", key="X", labels="y").labels.tolist() == list(range(24))
     data, column = saved(tmp_path / "points.npy", CODES), saved(tmp_path / "y.npy", np.arange(24)[:, None])
     assert read_points(data, labels=str(column)).labels.shape == (24,)
     lines = "\n".join(classes)
-    for text in (f"kind\n{lines}", lines, f"{lines}\n\n"):
-        file = write(tmp_path / "labels.csv", text)
-        assert read_points(data, labels=str(file)).labels.tolist() == classes.tolist()
-    write(file, "kind\n" + "1\n" * 5 + "\n" + "2.5\n" * 18)  # a blank line shifts nothing
-    np.testing.assert_array_equal(read_points(data, labels=str(file)).labels, [1.0] * 5 + [np.nan] + [2.5] * 18)
-    write(file, "kind\n" + "a\n" * 5 + "\n" + "b\n" * 18)
-    assert read_points(data, labels=str(file)).labels.tolist() == ["a"] * 5 + ["missing"] + ["b"] * 18
+    texts = dict.fromkeys((f"kind\n{lines}", lines, f"{lines}\n\n"), classes)
+    # A blank line shifts nothing.
+    texts["kind\n" + "1\n" * 5 + "\n" + "2.5\n" * 18] = [1.0] * 5 + [np.nan] + [2.5] * 18
+    texts["kind\n" + "a\n" * 5 + "\n" + "b\n" * 18] = ["a"] * 5 + ["missing"] + ["b"] * 18
+    for text, expected in texts.items():
+        found = read_points(data, labels=str(write(tmp_path / "labels.csv", text))).labels
+        np.testing.assert_array_equal(found, np.array(expected, dtype=found.dtype))
 
 
 def test_labels_that_cannot_be_used_are_one_sentence(tmp_path):
@@ -362,19 +345,15 @@ def test_labels_that_cannot_be_used_are_one_sentence(tmp_path):
             read_points(data, labels=labels)
 
 
-# ---------------------------------------------------------------------------------------------------------- the codes
-
-
 def test_codes_are_written_for_every_ending_and_replace_only_codes(tmp_path):
     frame = files.codes_frame({"ae": CODES[:, :2], "nrae_q+mmd": CODES[:, 2:]}, [f"{place}.png" for place in range(24)])
     assert list(frame) == ["row", "file", "ae_z1", "ae_z2", "nrae_q+mmd_z1", "nrae_q+mmd_z2"]
-    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet), (".npy", np.load)):
+    for ending in (".csv", ".parquet", ".npy"):
         path = tmp_path / f"codes{ending}"
         for _ in range(2):  # a new file, and one of earlier codes
             files.check_codes_path(path, [], (24, 4))
             files.write_codes(path, frame)
-        table = read(path)
-        table = table if ending == ".npy" else table.iloc[:, 2:].to_numpy(np.float32)
+        table = np.load(path) if ending == ".npy" else files.read_table(path).iloc[:, 2:].to_numpy(np.float32)
         assert table.dtype == np.float32 and np.array_equal(table, CODES)
         with pytest.raises(ValueError, match="does not hold earlier codes"):
             files.check_codes_path(path, [path], (24, 4))
