@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 
 import numpy as np
+from scipy.stats import t
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -19,10 +20,9 @@ from nrae_lib.own_data.files import Points, read_points
 
 
 def choose_methods(value: str, default: Sequence[str]) -> list[str]:
-    """The methods of ``methods.CATALOGUE``, also with penalties added, and of ``EMBEDDINGS`` that a text names.
+    """The methods of ``methods.CATALOGUE``, also with penalties added, and ``EMBEDDINGS`` that a text names, as ordered.
 
-    Each once and in its order, separated by commas; "all" stands for ``default``. ValueError for an unknown name or none,
-    ImportError for a missing package.
+    Commas separate them, "all" stands for ``default``. ValueError for an unknown name or none, ImportError for a package.
     """
     names = [name.strip() for name in str(value).split(",") if name.strip()]
     pages.choose_methods(",".join(name.split("+")[0] for name in names), [*methods.CATALOGUE, *EMBEDDINGS])
@@ -71,9 +71,9 @@ def read_data(data: str, key: str, columns: str, labels: str, digits: int) -> Po
     for name, value in (("key", key), ("columns", columns), ("labels", labels)):
         if value:
             raise ValueError(f"{name} describes your file: give it as data, or leave {name} empty")
-    found = load_digits()
     what = f"{digits:,} of scikit-learn's handwritten digits, images of 8 x 8 pixels with values from 0 to 16"
     pages.banner(f"A stand-in, because data is empty: {what}. Give your own with -p data FILE.")
+    found = load_digits()
     return Points(found.images[:digits].astype(np.float32), (), found.target[:digits])
 
 
@@ -120,7 +120,7 @@ def summary(model: BaseEstimator) -> dict[str, str]:
 
 
 def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
-    """(N, m) codes of X by ``model``, fitted to it; UMAP, t-SNE and LLE to ``limit`` random rows, t-SNE with NaN for the rest."""
+    """(N, m) codes of X by ``model``, fitted to X; UMAP, t-SNE, LLE to ``limit`` random rows, NaN for t-SNE's others."""
     if len(X) <= limit or isinstance(model, ManifoldAutoencoder | PCA):
         return model.fit_transform(X)
     some = np.sort(np.random.default_rng(seed).choice(len(X), limit, replace=False))
@@ -132,8 +132,8 @@ def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int, seed: int = 0) ->
 def assign_folds(X: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """(N,) the fold of each row of X, at random, in folds of equally many different rows up to one.
 
-    Equal rows share a fold: a copy among those trained on would make a held-out error too small. ValueError for fewer
-    different rows than folds, or fewer than two folds.
+    Equal rows share a fold: a copy among those trained on would make a held-out error too small. ValueError for less
+    than two folds or more than different rows.
     """
     number: dict[bytes, int] = {}
     # Adding zero turns -0 into 0, which equals it but has other bytes.
@@ -168,8 +168,6 @@ def paired_difference(errors: np.ndarray, baseline: np.ndarray, confidence: floa
     overlap, so 1/K alone would make it too narrow: n_test/n_train = 1/(K-1) is the correction of Nadeau and Bengio
     (*Inference for the Generalization Error*, 2003), a heuristic, not a guarantee.
     """
-    from scipy.stats import t
-
     difference, folds = np.asarray(errors) - np.asarray(baseline), len(errors)
     half = t.ppf((1 + confidence) / 2, folds - 1) * sqrt((1 / folds + 1 / (folds - 1)) * difference.var(ddof=1))
     mean = float(difference.mean())

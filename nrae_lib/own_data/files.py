@@ -138,8 +138,9 @@ def _columns(path: Path, columns: Sequence[str] | None, labels: str):
     names = list(frame)
     if columns is None:
         if any(name.startswith("Unnamed: ") for name in names):  # what pandas calls a column without a header
-            hint = "name it, or choose the columns to use"
-            raise ValueError(f"{path} has a column without a name (row numbers?): {hint}")
+            raise ValueError(
+                f"{path} has a column without a name (row numbers?): name it, or choose the columns to use"
+            )
         columns = [name for name in names if name != labels]
     missing = ", ".join(repr(name) for name in columns if name not in names)
     if missing or not columns:
@@ -166,7 +167,7 @@ def _images(folder: Path) -> tuple[np.ndarray, list[str]]:
     library("PIL", "pillow", f"reading {folder} needs", "methods")
     from PIL import Image, ImageOps
 
-    images, kinds = [], []
+    images, first = [], ""
     for path in paths:
         try:
             with Image.open(path) as file:
@@ -178,11 +179,10 @@ def _images(folder: Path) -> tuple[np.ndarray, list[str]]:
             raise ValueError(f"{path} holds {frames} images: save each to a file of its own")
         if mode not in _WHITE:
             raise ValueError(f"{path} has the mode {mode}: save it as a grey (L) or colour (RGB) image")
-        kinds.append(f"{pixels.shape[2]} x {pixels.shape[1]} pixels, mode {mode}")
-        if kinds[-1] != kinds[0]:
-            raise ValueError(
-                f"{path} ({kinds[-1]}) differs from {paths[0].name} ({kinds[0]}): all images must be alike"
-            )
+        kind = f"{pixels.shape[2]} x {pixels.shape[1]} pixels, mode {mode}"
+        first = first or kind
+        if kind != first:
+            raise ValueError(f"{path} ({kind}) differs from {paths[0].name} ({first}): all images must be alike")
         images.append(pixels.astype(np.float32) / _WHITE[mode])
     return np.stack(images), [path.name for path in paths]
 
@@ -222,8 +222,8 @@ def _labels(name: str, labels: np.ndarray | None, data: Path, count: int) -> np.
         raise ValueError(f"labels {name!r} has the shape {labels.shape}, but there are {count} points: give one each")
     if labels.dtype.kind in "iuf":
         return labels
-    gone = (None, "")  # NaN differs from itself
-    return np.array(["missing" if one in gone or one != one else str(one) for one in labels.tolist()], dtype=object)
+    texts = ["missing" if one is None or one == "" or one != one else str(one) for one in labels.tolist()]
+    return np.array(texts, dtype=object)
 
 
 def _label_lines(file: Path, count: int) -> np.ndarray:
