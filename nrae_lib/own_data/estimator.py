@@ -1,7 +1,7 @@
 """Every method of the catalogue as a scikit-learn transformer, for one's own data."""
 
 import copy
-import hashlib
+import io
 import json
 import sys
 import warnings
@@ -19,13 +19,12 @@ from torch import Tensor
 
 import nrae_lib
 from nrae_lib.core import densities, methods
-from nrae_lib.core.extras import library
-from nrae_lib.core.files import write_atomically
+from nrae_lib.core.files import seal, unseal, write_atomically
 from nrae_lib.core.models import Autoencoder, Circular, Network
 from nrae_lib.core.training import Optimization, fit
 from nrae_lib.runs import find_device
 
-_FORMAT = 1  # of saved files; raise it when an older version of this module could not read them
+_FORMAT = 2  # of saved files; raise it when an older version of this module could not read them
 _CHUNK = 8192  # rows that go through the network at once
 _DTYPES = (np.float64, np.float32)
 
@@ -62,11 +61,9 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         n_neighbors_, seed_: as used; k is None for methods without a graph.
 
     Example:
-        >>> import numpy as np
-        >>> X = np.random.default_rng(0).normal(size=(50, 3))
-        >>> model = ManifoldAutoencoder("ae", n_components=2, hidden=(8,), epochs=2, random_state=0)
-        >>> model.fit_transform(X).shape, model.sample(4).shape
-        ((50, 2), (4, 3))
+        >>> X = [[0, 0], [1, 1], [2, 2]]
+        >>> ManifoldAutoencoder("ae", n_components=1, hidden=(8,), epochs=2, random_state=0).fit_transform(X).shape
+        (3, 1)
     """
 
     method: str = "nrae_l"
@@ -107,7 +104,9 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         shown = progress if self.verbose else None
         trained = fit(model.to(device), objective, data, optimization, recipe["seed"], progress=shown)
         # Only now, so that a training that fails leaves an earlier one untouched.
-        self._fitted(recipe, model.cpu(), mean, scale, trained.loss.cpu().numpy())
+        self._recipe, self._densities, self.mean_, self.scale_ = recipe, {}, mean, scale
+        self.seed_, self.n_neighbors_ = recipe["seed"], recipe["options"].get("n_neighbors")
+        self.model_, self.loss_ = model.cpu().eval().requires_grad_(False), trained.loss.cpu().numpy()
         self.embedding_, self._draws = self._encode(X), None
         if hasattr(self.model_.encoder, "posterior"):  # one draw per point from the posterior of its code
             moments = [self.model_.encoder.posterior(some) for some in data.split(_CHUNK)]
@@ -115,11 +114,6 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             noise = torch.empty_like(code).normal_(generator=torch.Generator().manual_seed(self.seed_))
             self._draws = (code + log_deviation.exp() * noise).numpy()
         return self
-
-    def _fitted(self, recipe: dict, model: Autoencoder, mean: np.ndarray, scale: float, loss: np.ndarray) -> None:
-        self._recipe, self._densities, self.mean_, self.scale_, self.loss_ = recipe, {}, mean, scale, loss
-        self.seed_, self.n_neighbors_ = recipe["seed"], recipe["options"].get("n_neighbors")
-        self.model_ = model.eval().requires_grad_(False)
 
     def _checked_recipe(self, count: int, features: int) -> dict:
         """What decides the network, as plain data, from the checked parameters."""
@@ -230,80 +224,63 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def __setstate__(self, state):
         super().__setstate__(state)
         if "model_" in state:
-            weights = {name: torch.tensor(value) for name, value in state["model_"].items()}
-            self.model_ = _built(self._recipe, weights)[1].eval().requires_grad_(False)
+            _, self.model_ = _built(self._recipe)
+            self.model_.load_state_dict({name: torch.tensor(value) for name, value in state["model_"].items()})
+            self.model_.eval().requires_grad_(False)
 
     def save(self, path):
         """Write the fitted estimator to one file, from which :meth:`load` gives the same numbers bit for bit.
 
-        The file is in the safetensors format (ImportError without that package), holds no code, and is written
-        atomically. A ``RandomState`` is stored as the seed drawn from it; densities are fitted again when needed.
+        The file is an .npz archive followed by its checksum, holds no code, and is written atomically. A ``RandomState``
+        is stored as the seed drawn from it; densities are fitted again when needed.
         """
         check_is_fitted(self, "model_")
-        safetensors_torch = library("safetensors.torch", "safetensors", "saving needs", "methods")
-        params = self.get_params(deep=False) | {"device": str(self.device)}
+        state = self.__getstate__() | {"device": str(self.device)}
         if not isinstance(self.random_state, Integral | None):
-            params["random_state"] = self.seed_
-        content = {"format": _FORMAT, "nrae_lib": nrae_lib.__version__, "params": params, "recipe": self._recipe}
-        text = json.dumps(content | {"feature_names": getattr(self, "feature_names_in_", None)}, default=_plain)
-        # Cloned, because tied weights share their memory, which the format does not know.
-        tensors = {f"model.{name}": value.clone().contiguous() for name, value in self.model_.state_dict().items()}
-        arrays = {"embedding": self.embedding_, "loss": self.loss_, "mean": self.mean_, "draws": self._draws}
-        arrays["scale"] = np.array([self.scale_])
-        tensors |= {name: torch.from_numpy(value) for name, value in arrays.items() if value is not None}
-        metadata = {"manifold_autoencoder": text, "sha256": _digest(text, tensors)}
-        write_atomically(Path(path), safetensors_torch.save(tensors, metadata))
+            state["random_state"] = self.seed_
+        arrays = {f"model.{name}": value for name, value in state.pop("model_").items()}
+        numbers = [name for name, value in state.items() if isinstance(value, np.ndarray) and value.dtype != object]
+        arrays |= {name: state.pop(name) for name in numbers}
+        content = {"format": _FORMAT, "nrae_lib": nrae_lib.__version__, "state": state}
+        buffer = io.BytesIO()
+        np.savez(buffer, estimator=json.dumps(content, default=_plain), **arrays)
+        write_atomically(Path(path), seal(buffer.getvalue()))
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote; ImportError without the package safetensors, FileNotFoundError
-        without the file, ValueError if it is damaged, comes from elsewhere or from a newer version of this library.
+        """The fitted estimator that :meth:`save` wrote; FileNotFoundError without the file, ValueError for one that is
+        damaged, comes from elsewhere or from a version of this library that stores or builds estimators differently.
         """
-        safetensors = library("safetensors", "safetensors", "loading needs", "methods")
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist or is no file")
         try:
-            with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            text = metadata["manifold_autoencoder"]
-            content = json.loads(text)
-            if content["format"] <= _FORMAT and metadata["sha256"] != _digest(text, tensors):
-                raise ValueError("its checksum does not match")
+            with np.load(io.BytesIO(unseal(Path(path).read_bytes())), allow_pickle=False) as file:
+                arrays = dict(file)
+            content = json.loads(str(arrays.pop("estimator")))
+            if content["format"] > _FORMAT:
+                newer = f"format {content['format']} is newer than this version's ({_FORMAT}): update nrae_lib"
+                raise ValueError(f"it was written by nrae_lib {content['nrae_lib']}, whose {newer}")
+            state = {name: tuple(one) if isinstance(one, list) else one for name, one in content["state"].items()}
+            state["model_"] = {name[6:]: arrays.pop(name) for name in [*arrays] if name.startswith("model.")}
+            if "feature_names_in_" in state:
+                state["feature_names_in_"] = np.array(state["feature_names_in_"], dtype=object)
+            self = cls()
+            self.__setstate__(state | arrays)
         except Exception as error:
-            raise ValueError(f"{path} is damaged or was not written by ManifoldAutoencoder.save ({error})") from error
-        if content["format"] > _FORMAT:
-            newer = f"whose format {content['format']} is newer than this version's ({_FORMAT}): update nrae_lib"
-            raise ValueError(f"{path} was written by nrae_lib {content.get('nrae_lib')}, {newer}")
-        recipe, params = content["recipe"], content["params"]
-        self = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in params.items()})
-        weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
-        try:
-            _, model = _built(recipe, weights)
-        except (ValueError, RuntimeError) as error:  # a method or a network that this version builds differently
-            raise ValueError(f"{path} does not fit this version of nrae_lib: {error}") from error
-        self.embedding_, loss, mean = (tensors[name].numpy() for name in ("embedding", "loss", "mean"))
-        self._fitted(recipe, model, mean, float(tensors["scale"]), loss)
-        self._draws, self.n_features_in_ = tensors["draws"].numpy() if "draws" in tensors else None, len(mean)
-        if content["feature_names"] is not None:
-            self.feature_names_in_ = np.array(content["feature_names"], dtype=object)
+            wrong = "is damaged, or was not written by ManifoldAutoencoder.save of this version"
+            raise ValueError(f"{path} {wrong} ({error})") from error
         return self
 
 
-def _built(recipe: dict, weights: dict[str, Tensor] | None = None) -> tuple[methods.Objective, Autoencoder]:
-    """Objective and network of a checked recipe: untrained, or with these weights."""
+def _built(recipe: dict) -> tuple[methods.Objective, Autoencoder]:
+    """Objective and untrained network of a checked recipe."""
     objective = methods.get(recipe["method"]).configure(**recipe["options"])
-    model = objective.build(Network(**recipe["network"]), tuple(recipe["data_shape"]), recipe["seed"])
-    if weights is not None:
-        model.load_state_dict(weights)
-    return objective, model
+    return objective, objective.build(Network(**recipe["network"]), tuple(recipe["data_shape"]), recipe["seed"])
 
 
 def _seed(random_state) -> int:
-    """A seed for PyTorch; a whole number stands for itself."""
-    if random_state is None:  # not check_random_state, which would draw from numpy's global state
-        return int(np.random.RandomState().randint(2**31 - 1))
-    generator = check_random_state(random_state)
+    """A seed for PyTorch; a whole number stands for itself, and None for no seed of numpy's global state."""
+    generator = np.random.RandomState() if random_state is None else check_random_state(random_state)
     return int(random_state) if isinstance(random_state, Integral) else int(generator.randint(2**31 - 1))
 
 
@@ -328,10 +305,3 @@ def _whole_numbers(name: str, values) -> tuple[int, ...]:
 def _plain(value):
     """numpy's numbers, which a search over an array of candidates brings, as Python's."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-
-
-def _digest(text: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
