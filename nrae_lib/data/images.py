@@ -181,7 +181,7 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
     chosen = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
     bounds = dict.fromkeys(chosen, most) if isinstance(most, int) else most or {}
     for key in bounds:
-        check_choice("number in most", key, tuple(chosen))
+        check_choice("number", key, tuple(chosen))
     return {key: min(value, bounds.get(key, value)) for key, value in chosen.items()}
 
 

@@ -47,8 +47,8 @@ def check_parameters(namespace: dict, default: Sequence[str]) -> dict:
     """Check the parameters of the page on one's own data (``pages.check_parameters``); those that were given, by name."""
 
     def whole(low):
-        valid, wrong = range(low, 2**31), f"is no whole number from {low} on"
-        return lambda value: None if type(value) is int and value in valid else f"{value!r} {wrong}"
+        wrong = f"is no whole number from {low} on"
+        return lambda value: None if type(value) is int and low <= value < 2**31 else f"{value!r} {wrong}"
 
     def text(value):  # papermill reads -p columns 0 as a number
         return None if isinstance(value, str | int) else f"{value!r} is no text"
@@ -82,8 +82,7 @@ def check_data(X: np.ndarray, chosen: Sequence[str], n_components: int, folds: i
     if np.array_equal(X.min(0), X.max(0)):
         raise ValueError(f"the data are {len(X)} equal points: there is nothing to learn")
     if n_components > (most := X.shape[1]):
-        why = f"points have only {most} features"
-        raise ValueError(f"n_components is {n_components}: choose 1 to {most}, because {why}")
+        raise ValueError(f"n_components is {n_components}: choose 1 to {most}, as many as points have features")
     if "tsne" in chosen and n_components > 3:
         raise ValueError(f"method 'tsne' has at most 3 components, not {n_components}: leave it out")
     fold = assign_folds(X, folds, seed)
@@ -164,9 +163,8 @@ def held_out(model: BaseEstimator, X: np.ndarray, fold: np.ndarray, kept: Sequen
 def paired_difference(errors: np.ndarray, baseline: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean difference of two methods' errors on the same K folds, (K,) each, and the ends of its confidence interval.
 
-    mean ± t_{K-1} √((1/K + 1/(K-1)) s²), s² the sample variance of the K differences. The training parts of the folds
-    overlap, so 1/K alone would make it too narrow: n_test/n_train = 1/(K-1) is the correction of Nadeau and Bengio
-    (*Inference for the Generalization Error*, 2003), a heuristic, not a guarantee.
+    mean ± t_{K-1} √((1/K + 1/(K-1)) s²), s² the sample variance of the K differences. Training parts overlap: to add
+    n_test/n_train = 1/(K-1) is a heuristic of Nadeau and Bengio (*Inference for the Generalization Error*, 2003).
     """
     difference, folds = np.asarray(errors) - np.asarray(baseline), len(errors)
     half = t.ppf((1 + confidence) / 2, folds - 1) * sqrt((1 / folds + 1 / (folds - 1)) * difference.var(ddof=1))

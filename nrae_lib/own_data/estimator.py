@@ -59,11 +59,6 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         embedding_, loss_: (N, m) codes of the training data, and (epochs,) mean loss for standardized data.
         mean_, scale_: what ``standardize`` subtracts, (D,), and divides by.
         n_neighbors_, seed_: as used; k is None for methods without a graph.
-
-    Example:
-        >>> X = [[0, 0], [1, 1], [2, 2]]
-        >>> ManifoldAutoencoder("ae", n_components=1, hidden=(8,), epochs=2, random_state=0).fit_transform(X).shape
-        (3, 1)
     """
 
     method: str = "nrae_l"
@@ -96,13 +91,8 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         data = torch.from_numpy(((X - mean) / scale).astype(np.float32)).unflatten(1, recipe["data_shape"])
         optimization = Optimization(int(self.epochs), int(self.batch_size), float(self.learning_rate))
         objective, model = _built(recipe)
-
-        def progress(done: int, loss: Tensor) -> None:
-            line = f"\r\x1b[K{self.method}: epoch {done}/{self.epochs}, loss={float(loss[-1]):.4g}"
-            print(line, end="\n" if done == self.epochs else "", file=sys.stderr, flush=True)
-
-        shown = progress if self.verbose else None
-        trained = fit(model.to(device), objective, data, optimization, recipe["seed"], progress=shown)
+        show = self._show if self.verbose else None
+        trained = fit(model.to(device), objective, data, optimization, recipe["seed"], progress=show)
         # Only now, so that a training that fails leaves an earlier one untouched.
         self._recipe, self._densities, self.mean_, self.scale_ = recipe, {}, mean, scale
         self.seed_, self.n_neighbors_ = recipe["seed"], recipe["options"].get("n_neighbors")
@@ -114,6 +104,10 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             noise = torch.empty_like(code).normal_(generator=torch.Generator().manual_seed(self.seed_))
             self._draws = (code + log_deviation.exp() * noise).numpy()
         return self
+
+    def _show(self, done: int, loss: Tensor) -> None:
+        line = f"\r\x1b[K{self.method}: epoch {done}/{self.epochs}, loss={float(loss[-1]):.4g}"
+        print(line, end="\n" if done == self.epochs else "", file=sys.stderr, flush=True)
 
     def _checked_recipe(self, count: int, features: int) -> dict:
         """What decides the network, as plain data, from the checked parameters."""
@@ -138,9 +132,8 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             if self.n_neighbors >= count:
                 there = f"{count} points have only {count - 1} neighbours: {count - 1} are used"
                 warnings.warn(f"n_neighbors is {self.n_neighbors}, but {there}", stacklevel=3)
-        network = asdict(Network(widths, int(self.n_components), self.activation))
-        recipe = {"method": self.method, "options": options, "network": network, "data_shape": shape}
-        return recipe | {"seed": _seed(self.random_state)}
+        network, seed = asdict(Network(widths, int(self.n_components), self.activation)), _seed(self.random_state)
+        return {"method": self.method, "options": options, "network": network, "data_shape": shape, "seed": seed}
 
     def transform(self, X):
         """(N, m) codes of the (N, D) rows of X; the posterior's mean where the codes have a posterior."""
@@ -231,8 +224,8 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def save(self, path):
         """Write the fitted estimator to one file, from which :meth:`load` gives the same numbers bit for bit.
 
-        The file is an .npz archive followed by its checksum, holds no code, and is written atomically. A ``RandomState``
-        is stored as the seed drawn from it; densities are fitted again when needed.
+        It is an .npz archive followed by its checksum, holds no code, and is written atomically. A ``RandomState`` is
+        stored as the seed drawn from it; densities are fitted again when needed.
         """
         check_is_fitted(self, "model_")
         state = self.__getstate__() | {"device": str(self.device)}
@@ -248,9 +241,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote; FileNotFoundError without the file, ValueError for one that is
-        damaged, comes from elsewhere or from a version of this library that stores or builds estimators differently.
-        """
+        """The fitted estimator that :meth:`save` wrote; FileNotFoundError, or ValueError for what this version cannot read."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist or is no file")
         try:

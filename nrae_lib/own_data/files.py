@@ -31,7 +31,8 @@ def read_points(
     """Points to train on, one per row (or per image), their names, and labels that colour them.
 
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
-    does for coordinates far from the origin. Values keep their units, nothing is scaled except images.
+    does for coordinates far from the origin. Values keep their units, nothing is scaled except images. ValueError for what
+    cannot be read or used, FileNotFoundError, and ImportError without the library that reads this kind of file.
 
     - ``.npy``: an array of shape (N, ...), at least two-dimensional; ``.npz``: its only array, or the array ``key``.
     - ``.csv`` (separated by comma, semicolon or tab) and ``.parquet``: one point per row, every column a number. The
@@ -44,10 +45,6 @@ def read_points(
         columns: the columns of a table to use, in this order; None: all but ``labels``.
         labels: a column of the table, an array of the .npz file, or a .npy or .csv file with one label per point, with
             or without a header; "" for none.
-
-    Raises:
-        FileNotFoundError, ImportError: if there is nothing at ``path``, or no library that reads this kind of file.
-        ValueError: for what cannot be read or used; it says what and where.
     """
     path = Path(path)
     if not path.exists():
@@ -145,10 +142,8 @@ def _columns(path: Path, columns: Sequence[str] | None, labels: str):
     missing = ", ".join(repr(name) for name in columns if name not in names)
     if missing or not columns:
         raise ValueError(f"{path} has no column {missing or 'chosen'}: choose among {', '.join(names)}")
-    if len(frame) == 0:
-        raise ValueError(f"{path} is empty: it has no rows")
     kind = library("pandas", "pandas", f"reading {path} needs", "methods").api.types.infer_dtype
-    bad = [name for name in columns if kind(frame[name]) not in ("integer", "floating", "mixed-integer-float")]
+    bad = [name for name in columns if kind(frame[name]) not in ("integer", "floating", "mixed-integer-float", "empty")]
     if bad:
         example, remedy = frame[bad[0]].iloc[0], "remove them, or choose the columns to use"
         if ";" in f"{bad[0]}{example}":
@@ -249,8 +244,6 @@ def check_codes_path(path: str | Path, sources: Sequence[str | Path], shape: tup
     path = Path(path)
     if path.suffix.lower() not in (".csv", ".npy", ".parquet"):
         raise ValueError(f"codes {str(path)!r} has the ending {path.suffix!r}: choose one of .csv, .npy, .parquet")
-    if not path.parent.is_dir():
-        raise ValueError(f"codes {str(path)!r}: the folder {path.parent} does not exist")
     if path.exists() and (path.resolve() in {Path(one).resolve() for one in sources} or not _holds_codes(path, shape)):
         raise ValueError(f"codes {str(path)!r} exists and does not hold earlier codes: choose another name")
 
