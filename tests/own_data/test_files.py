@@ -242,7 +242,7 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
         ("x,y\n1,2,3\n4,5,6\n", "damaged or no table of equally long rows"),
         ("x,y\n1,2\n4,5,6\n", "damaged or no table of equally long rows"),
@@ -257,16 +257,6 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
         ("x\n1e39\n2\n", "too large for float32"),
         ("\n\n", "damaged or no table|is empty"),
         ("1,5;2,5\n3,5;4,5\n5,5;6,5\n", "write numbers with a decimal point"),
-    ],
-)
-def test_bad_tables(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        read_points(write(tmp_path / "a.csv", text))
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
         (np.array(3.0), r"has the shape \(\): one point per row"),
         (np.arange(5.0), r"has the shape \(5,\): one point per row"),
         (np.zeros((0, 3)), "holds 0 points: at least 2"),
@@ -281,9 +271,11 @@ def test_bad_tables(tmp_path, text, message):
         (np.full((8, 2), np.nan), "in the points 0, 1, 2, 3, 4 and 3 more"),
     ],
 )
-def test_bad_arrays(tmp_path, array, message):
+def test_bad_tables_and_arrays(tmp_path, content, message):
+    text = isinstance(content, str)
+    path = write(tmp_path / "a.csv", content) if text else saved(tmp_path / "a.npy", content)
     with pytest.raises(ValueError, match=message):
-        read_points(saved(tmp_path / "a.npy", array))
+        read_points(path)
 
 
 def test_missing_path_unknown_ending_and_misplaced_options(tmp_path):
