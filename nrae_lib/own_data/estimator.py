@@ -96,6 +96,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         # Only now, so that a training that fails leaves an earlier one untouched.
         self._recipe, self._densities, self.mean_, self.scale_ = recipe, {}, mean, scale
         self.seed_, self.n_neighbors_ = recipe["seed"], recipe["options"].get("n_neighbors")
+        self._n_features_out = recipe["network"]["latent_dim"]
         self.model_, self.loss_ = model.cpu().eval().requires_grad_(False), trained.loss.cpu().numpy()
         self.embedding_, self._draws = self._encode(X), None
         if hasattr(self.model_.encoder, "posterior"):  # one draw per point from the posterior of its code
@@ -179,10 +180,6 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if isinstance(form, Circular):
             codes = form(codes)
         return self._decode(codes.numpy().astype(self.embedding_.dtype, copy=False))
-
-    @property
-    def _n_features_out(self) -> int:
-        return self._recipe["network"]["latent_dim"]
 
     def _rows(self, X, reset: bool = False) -> np.ndarray:
         if not reset:

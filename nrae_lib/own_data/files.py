@@ -261,8 +261,7 @@ def _holds_codes(path: Path, shape: tuple[int, int]) -> bool:
 
 def codes_frame(codes: Mapping[str, np.ndarray], files: Sequence[str] = ()):
     """DataFrame of (N, m) codes by method: ``row`` from 0, the ``file`` of an image, "ae_z1", "ae_z2", ..."""
-    import pandas
-
+    pandas = library("pandas", "pandas", "a table of codes needs", "methods")
     columns = {f"{name}_z{place}": column for name in codes for place, column in enumerate(codes[name].T, 1)}
     table = pandas.DataFrame(columns, dtype=np.float32)
     if len(files):

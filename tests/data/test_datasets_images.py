@@ -104,16 +104,15 @@ def write_omniglot(name, folder, patch, packed=False):
     base, parts, sums, label = folder / "omniglot-py", [], {}, 0
     for part in ("images_background", "images_evaluation"):
         drawings, labels = [], []
-        for alphabet in ("Anglo", "Balinese"):
-            for character in ("character01", "character02"):
-                place = base / part / alphabet / character
-                place.mkdir(parents=True)
-                for drawer in (1, 2):
-                    ink = random_images(10 * label + drawer, 105, 105) < 40
-                    Image.fromarray(~ink).save(place / f"0001_{drawer:02}.png")  # one bit deep, as the originals
-                    drawings.append(np.where(ink, 255, 0).astype(np.float32))
-                    labels.append(label)
-                label += 1
+        for character in ("Anglo/character01", "Anglo/character02", "Balinese/character01", "Balinese/character02"):
+            (base / part / character).mkdir(parents=True)
+            for drawer in (1, 2):
+                ink = random_images(10 * label + drawer, 105, 105) < 40
+                path = base / part / character / f"0001_{drawer:02}.png"
+                Image.fromarray(~ink).save(path)  # one bit deep, as the originals
+                drawings.append(np.where(ink, 255, 0).astype(np.float32))
+                labels.append(label)
+            label += 1
         shutil.make_archive(str(base / part), "zip", base, part)
         sums[part] = md5(base / f"{part}.zip")
         if packed:
