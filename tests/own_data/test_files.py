@@ -40,6 +40,11 @@ def folder_of(path: Path, **images: Image.Image) -> Path:
     return path
 
 
+def refused(sentence: str, path: Path, error: type[Exception] = ValueError, **options) -> None:
+    with pytest.raises(error, match=sentence):
+        read_points(path, **options)
+
+
 def grey(*shape: int) -> Image.Image:
     return Image.fromarray(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
 
@@ -75,14 +80,9 @@ def test_npz_takes_its_only_array_or_the_named_one(tmp_path):
     np.testing.assert_array_equal(read_points(tmp_path / "one.npz").points, POINTS)
     np.savez(tmp_path / "two.npz", x=POINTS, labels=np.array(["a", "b"]))
     np.testing.assert_array_equal(read_points(str(tmp_path / "two.npz"), key="x").points, POINTS)
-    wrong = {
-        None: "several arrays: choose the points by key, one of x, labels",
-        "y": "no array 'y': choose one of x, labels",
-        "labels": "holds values of type <U1",
-    }
-    for key, sentence in wrong.items():
-        with pytest.raises(ValueError, match=sentence):
-            read_points(tmp_path / "two.npz", key=key)
+    refused("several arrays: choose the points by key, one of x, labels", tmp_path / "two.npz")
+    refused("no array 'y': choose one of x, labels", tmp_path / "two.npz", key="y")
+    refused("holds values of type <U1", tmp_path / "two.npz", key="labels")
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,7 @@ def test_numpy_and_pandas_files_come_back(tmp_path):
     for name, columns in (("numpy.csv", None), ("pandas.csv", None), ("index.csv", ["0", "1", "2"])):
         np.testing.assert_array_equal(read_points(tmp_path / name, columns=columns).points, POINTS)
     for labels in ("", "0"):
-        with pytest.raises(ValueError, match="column without a name"):
-            read_points(tmp_path / "index.csv", labels=labels)
+        refused("column without a name", tmp_path / "index.csv", labels=labels)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -124,14 +123,9 @@ def test_columns_are_chosen_in_order(tmp_path, ending):
     path = saved(tmp_path / f"a.{ending}", frame)
     points, names, _ = read_points(path, columns=["y", "x"])
     assert names == ("y", "x") and points.tolist() == [[0.5, 1], [0.25, 2]]
-    wrong = [
-        (None, r"not numbers: 'kind', 'seen' \(first value 'cat'\).*choose the columns"),
-        (["x", "z"], "no column 'z': choose among x, kind, y, seen"),
-        ([], "no column chosen"),
-    ]
-    for columns, sentence in wrong:
-        with pytest.raises(ValueError, match=sentence):
-            read_points(path, columns=columns)
+    refused(r"not numbers: 'kind', 'seen' \(first value 'cat'\).*choose the columns", path)
+    refused("no column 'z': choose among x, kind, y, seen", path, columns=["x", "z"])
+    refused("no column chosen", path, columns=[])
 
 
 def test_parquet_types(tmp_path):
@@ -140,8 +134,7 @@ def test_parquet_types(tmp_path):
     assert names == ("a", "b") and points.tolist() == [[1, 1], [2, 2], [3, 3]]
     frame.loc["q", "a"] = pd.NA
     path = saved(tmp_path / "a.parquet", frame)
-    with pytest.raises(ValueError, match=r"missing values.* in the points 1 \("):
-        read_points(path)
+    refused(r"missing values.* in the points 1 \(", path)
     assert read_points(path, columns=["b"], labels="a").labels.tolist()[0] in (1, "1")
 
 
@@ -190,16 +183,13 @@ def test_first_odd_image_is_named(tmp_path, bad, message):
     else:
         content = (folder / "a.png").read_bytes()
         write(folder / "b.png", content[: len(content) - 30] if bad == "half" else bad)
-    with pytest.raises(ValueError, match=f"b.png.*{message}"):
-        read_points(folder)
+    refused(f"b.png.*{message}", folder)
 
 
 def test_animation_and_folder_without_images(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no images: the endings .png, .jpg"):
-        read_points(tmp_path)
+    refused(r"holds no images: the endings .png, .jpg", tmp_path)
     grey(4, 6).save(tmp_path / "a.tif", save_all=True, append_images=[grey(4, 6)])
-    with pytest.raises(ValueError, match=r"a\.tif holds 2 images"):
-        read_points(tmp_path)
+    refused(r"a\.tif holds 2 images", tmp_path)
 
 
 class Bomb:
@@ -212,21 +202,17 @@ def test_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "a.npy", objects)
     np.savez(tmp_path / "a.npz", x=objects)
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(ValueError, match="Python objects, which are not read because that could run code"):
-            read_points(tmp_path / name)
+        refused("Python objects, which are not read because that could run code", tmp_path / name)
     kinds = {"b.npy": "magic string", "b.npz": "it is no zip archive", "b.csv": "codec", "b.parquet": "[Pp]arquet"}
     for name, cause in kinds.items():
-        with pytest.raises(ValueError, match=rf"is damaged or no .*{cause}"):
-            read_points(write(tmp_path / name, pickle.dumps([Bomb()])))
+        refused(rf"is damaged or no .*{cause}", write(tmp_path / name, pickle.dumps([Bomb()])))
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "a.parquet"])
 def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
     path = tmp_path / name
-    with pytest.raises(ValueError, match="is empty"):
-        read_points(write(path, b""))
-    with pytest.raises(ValueError, match=r"is damaged or no|not numbers"):
-        read_points(write(path, bytes(range(128, 256)) * 4))
+    refused("is empty", write(path, b""))
+    refused(r"is damaged or no|not numbers", write(path, bytes(range(128, 256)) * 4))
     saved(path, pd.DataFrame(np.random.default_rng(0).random((50, 3)), columns=list("abc")))
     content, damage = path.read_bytes(), "is damaged or no"
     assert read_points(path).points.shape == (50, 3)
@@ -237,8 +223,7 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
     if name == "a.csv":  # a text cut in the middle of a line
         parts, damage = [content.rsplit(b",", 1)[0]], "in the points 49"
     for part in parts:
-        with pytest.raises(ValueError, match=damage):
-            read_points(write(path, part))
+        refused(damage, write(path, part))
 
 
 @pytest.mark.parametrize(
@@ -274,21 +259,16 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
 def test_bad_tables_and_arrays(tmp_path, content, message):
     text = isinstance(content, str)
     path = write(tmp_path / "a.csv", content) if text else saved(tmp_path / "a.npy", content)
-    with pytest.raises(ValueError, match=message):
-        read_points(path)
+    refused(message, path)
 
 
 def test_missing_path_unknown_ending_and_misplaced_options(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.npy does not exist"):
-        read_points(tmp_path / "none.npy")
-    choices = r"which is not read: choose a .npy, .npz, .csv, .parquet file or a folder"
-    hints = dict.fromkeys(("a.xlsx", "a.pkl", "a"), choices) | {"a.png": "give the folder that holds the images"}
-    for name, sentence in hints.items():
-        with pytest.raises(ValueError, match=sentence):
-            read_points(write(tmp_path / name, "x"))
-    for option, sentence in (("key", "key names an array"), ("columns", "columns chooses from")):
-        with pytest.raises(ValueError, match=sentence):
-            read_points(saved(tmp_path / "a.npy", POINTS), **{option: "x"})
+    refused(r"none\.npy does not exist", tmp_path / "none.npy", error=FileNotFoundError)
+    for name in ("a.xlsx", "a.pkl", "a"):
+        refused("not read: choose a .npy, .npz, .csv, .parquet file or a folder", write(tmp_path / name, "x"))
+    refused("give the folder that holds the images", write(tmp_path / "a.png", "x"))
+    refused("key names an array", saved(tmp_path / "a.npy", POINTS), key="x")
+    refused("columns chooses from", tmp_path / "a.npy", columns=["x"])
 
 
 @pytest.mark.parametrize(("name", "library"), [("a.csv", "pandas"), ("a.parquet", "pyarrow"), ("images", "PIL")])
@@ -296,8 +276,7 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name, library):
     path = folder_of(tmp_path / name, a=grey(2, 2)) if name == "images" else write(tmp_path / name, "x\n1\n2\n")
     monkeypatch.setitem(sys.modules, library, None)
     package = library.replace("PIL", "pillow")
-    with pytest.raises(ImportError, match=rf"needs the package {package}: pip install 'nrae-lib\[methods\]'"):
-        read_points(path)
+    refused(rf"needs the package {package}: pip install 'nrae-lib\[methods\]'", path, error=ImportError)
 
 
 def test_labels_come_from_every_place(tmp_path):
@@ -326,15 +305,10 @@ def test_labels_come_from_every_place(tmp_path):
 def test_labels_that_cannot_be_used_are_one_sentence(tmp_path):
     data = saved(tmp_path / "points.npy", CODES)
     two, few = write(tmp_path / "two.csv", "1,2\n" * 24), saved(tmp_path / "y.npy", np.arange(5))
-    wrong = {
-        "kind": r"neither a column or an array of .* nor a .npy or .csv file",
-        str(few): r"shape \(5,\), but there are 24 points",
-        str(two): "more than one column",
-        str(write(tmp_path / "bad.csv", b"\xff\xfe")): "is damaged or no .csv file",
-    }
-    for labels, sentence in wrong.items():
-        with pytest.raises(ValueError, match=sentence):
-            read_points(data, labels=labels)
+    refused(r"neither a column or an array of .* nor a .npy or .csv file", data, labels="kind")
+    refused(r"shape \(5,\), but there are 24 points", data, labels=str(few))
+    refused("more than one column", data, labels=str(two))
+    refused("is damaged or no .csv file", data, labels=str(write(tmp_path / "bad.csv", b"\xff\xfe")))
 
 
 def test_codes_are_written_for_every_ending_and_replace_only_codes(tmp_path):
