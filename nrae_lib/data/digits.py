@@ -102,8 +102,8 @@ def rotated_digits(
     """The first images of a digit, each rotated by i * step degrees, i = 0..rotations-1 (supplement 1.1, Figure 5).
 
     Points are ordered image by image. Test points are the same rotations of ``n_test_digits`` of the images that follow.
-    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for :func:`rotated_digit`,
-    and ValueError for an image that is not there or a number that is too small.
+    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for
+    :func:`rotated_digit`, and ValueError for an image that is not there or a number that is too small.
 
     Arguments:
         first_test: which of the images that follow is the first of the test, from 0; for a search with images of its own.

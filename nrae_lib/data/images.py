@@ -198,8 +198,8 @@ def image_data(
 
     Without noise the images are uint8 and do not depend on the seed. With noise they are float32 in [0, 1] plus normal
     noise of standard deviation ``noise``, drawn once from the seed and clipped nowhere (paper, Table 2); ``train_clean``
-    and ``test`` are without it, ``test_noisy`` has it, and ``n_validation`` images are left out but not given, since this
-    setting has no clean images to stop by. ValueError for more images than there are; :func:`sizes` gives numbers that fit.
+    and ``test`` are without it, ``test_noisy`` has it, and ``n_validation`` images are left out but not given: this
+    setting has no clean images to stop by. ValueError for more images than there are; :func:`sizes` tells what fits.
     """
     images = images_of(name, source)
     check_options(2, noise, n_train=n_train)

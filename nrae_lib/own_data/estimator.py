@@ -238,7 +238,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote; FileNotFoundError, or ValueError for what this version cannot read."""
+        """The fitted estimator that :meth:`save` wrote; FileNotFoundError, or ValueError for what cannot be read."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist or is no file")
         try:

@@ -31,8 +31,8 @@ def read_points(
     """Points to train on, one per row (or per image), their names, and labels that colour them.
 
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
-    does for coordinates far from the origin. Values keep their units, nothing is scaled except images. ValueError for what
-    cannot be read or used, FileNotFoundError, and ImportError without the library that reads this kind of file.
+    does for coordinates far from the origin. Values keep their units, nothing is scaled except images. ValueError for
+    what cannot be read or used, FileNotFoundError, and ImportError without the library that reads this kind of file.
 
     - ``.npy``: an array of shape (N, ...), at least two-dimensional; ``.npz``: its only array, or the array ``key``.
     - ``.csv`` (separated by comma, semicolon or tab) and ``.parquet``: one point per row, every column a number. The
