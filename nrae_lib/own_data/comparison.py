@@ -22,7 +22,7 @@ from nrae_lib.own_data.files import Points, read_points
 def choose_methods(value: str, default: Sequence[str]) -> list[str]:
     """The methods that a text names, each once, in its order, separated by commas; "all" stands for ``default``.
 
-    Names are those of ``methods.CATALOGUE``, also with penalties added, and of ``EMBEDDINGS``. ValueError for another or
+    Names are those of ``methods.CATALOGUE``, also with penalties added, and ``EMBEDDINGS``. ValueError for another or
     none, ImportError without a package that a method needs.
     """
     names = [name.strip() for name in str(value).split(",") if name.strip()]
@@ -120,7 +120,7 @@ def summary(model: BaseEstimator) -> dict[str, str]:
 
 
 def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
-    """(N, m) codes of X by ``model``, fitted to X; UMAP, t-SNE, LLE to ``limit`` random rows, t-SNE's others NaN."""
+    """(N, m) codes of X by ``model``, fitted to X; UMAP, t-SNE, LLE to ``limit`` random rows (others NaN for t-SNE)."""
     if len(X) <= limit or isinstance(model, ManifoldAutoencoder | PCA):
         return model.fit_transform(X)
     some = np.sort(np.random.default_rng(seed).choice(len(X), limit, replace=False))
