@@ -36,6 +36,11 @@ def small(method="nrae_l", **changes):
     return ManifoldAutoencoder(method, **(settings | changes))
 
 
+def refused(sentence, call, *arguments, error=ValueError):
+    with pytest.raises(error, match=sentence):
+        call(*arguments)
+
+
 @parametrize_with_checks([small(method, hidden=(8,), epochs=2) for method in ("ae", "nrae_l", "nrae_q", "iae", "vae")])
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
@@ -102,8 +107,7 @@ def test_standardization_keeps_neighborhoods_in_extreme_units():
         np.testing.assert_allclose(small("ae").fit_transform(X * unit), codes, rtol=1e-3, atol=1e-4)
     constant = small("ae").fit(np.full((10, 3), 7.0))
     assert np.isfinite(constant.transform(np.full((2, 3), 7.0))).all() and constant.scale_ == 1
-    with pytest.raises(ValueError, match="so large that their mean overflows"):
-        small("ae").fit(np.full((10, 3), 1.7e308))
+    refused("so large that their mean overflows", small("ae").fit, np.full((10, 3), 1.7e308))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -179,16 +183,13 @@ def test_latent_forms():
 
 def test_images():
     images = np.random.default_rng(0).random((12, 1, 4, 6))
-    sentence = r"X has the shape \(12, 1, 4, 6\).*reshape\(len\(X\), -1\).*image_shape=\(1, 4, 6\)"
-    with pytest.raises(ValueError, match=sentence):
-        small().fit(images)
+    refused(r"X has the shape \(12, 1, 4, 6\).*reshape\(len\(X\), -1\).*image_shape=\(1, 4, 6\)", small().fit, images)
     rows = images.reshape(12, -1)
     model = small(image_shape=(1, 4, 6)).fit(rows)
     assert model.model_.decoder(torch.zeros(2, 2)).shape == (2, 1, 4, 6)
     assert model.reconstruct(rows).shape == (12, 24)
     np.testing.assert_array_equal(model.transform(rows), small().fit(rows).transform(rows))
-    with pytest.raises(ValueError, match=r"image_shape \(1, 5, 5\) has 25 values, but X has 24 features"):
-        small(image_shape=(1, 5, 5)).fit(rows)
+    refused(r"image_shape \(1, 5, 5\) has 25 values, but X has 24 features", small(image_shape=(1, 5, 5)).fit, rows)
 
 
 @pytest.mark.parametrize(
@@ -216,27 +217,19 @@ def test_images():
     ],
 )
 def test_parameters_are_checked_in_fit(name, value, message):
-    with pytest.raises(ValueError, match=message):
-        clone(small(**{name: value})).fit(X)
+    refused(message, clone(small(**{name: value})).fit, X)
 
 
 def test_wrong_data_and_a_failed_fit():
     model = small("ae")
     for call in (model.transform, model.inverse_transform, model.score, model.reconstruct, model.save, model.sample):
-        with pytest.raises(NotFittedError):
-            call(X)
+        refused("is not fitted yet", call, X, error=NotFittedError)
     codes = model.fit(X).transform(X)
-    wrong = [
-        (model.inverse_transform, X, "X has 3 columns, but the codes have 2"),
-        (model.inverse_transform, [[0.0, np.nan]], "Input X contains NaN"),
-        (small().fit, X[:1], "minimum of 2 is required"),
-    ]
-    for call, rows, sentence in wrong:
-        with pytest.raises(ValueError, match=sentence):
-            call(rows)
+    refused("X has 3 columns, but the codes have 2", model.inverse_transform, X)
+    refused("Input X contains NaN", model.inverse_transform, [[0.0, np.nan]])
+    refused("minimum of 2 is required", small().fit, X[:1])
     assert model.transform(X[:1]).shape == (1, 2)
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        model.set_params(learning_rate=1e30).fit(X)
+    refused("lower the learning rate", model.set_params(learning_rate=1e30).fit, X, error=FloatingPointError)
     np.testing.assert_array_equal(model.transform(X), codes)
 
 
@@ -255,9 +248,9 @@ def test_samples():
     drawn = model._densities["gaussian"].sample(4000, torch.Generator().manual_seed(1)).numpy()
     np.testing.assert_allclose(drawn.mean(0), model.embedding_.mean(0), atol=0.1 * model.embedding_.std())
     assert small("rae").fit(X).sample(2).shape == (2, 3)  # a mixture, like its authors
-    for count, density, sentence in ((1, "nope", "unknown density 'nope'"), (0, None, ">= 1"), (1.5, None, "whole")):
-        with pytest.raises(ValueError, match=sentence):
-            model.sample(count, density)
+    refused("unknown density 'nope'", model.sample, 1, "nope")
+    for count in (0, 1.5):
+        refused("whole number >= 1", model.sample, count)
 
 
 def test_densities_are_kept_until_the_next_fit(monkeypatch):
@@ -339,15 +332,12 @@ def test_damaged_foreign_newer_and_other_files(tmp_path, monkeypatch):
     wrong[future] = r"written by nrae_lib 9\.9, whose format 3 is newer than this version's \(2\): update nrae_lib"
     for part, sentence in wrong.items():
         path.write_bytes(part)
-        with pytest.raises(ValueError, match=sentence):
-            ManifoldAutoencoder.load(path)
+        refused(sentence, ManifoldAutoencoder.load, path)
     for missing in (tmp_path / "none", tmp_path):
-        with pytest.raises(FileNotFoundError, match="does not exist or is no file"):
-            ManifoldAutoencoder.load(missing)
+        refused("does not exist or is no file", ManifoldAutoencoder.load, missing, error=FileNotFoundError)
     path.write_bytes(content)
     monkeypatch.delitem(methods.CATALOGUE, "dae")
-    with pytest.raises(ValueError, match=r"of this version \(unknown method 'dae'"):
-        ManifoldAutoencoder.load(path)
+    refused(r"of this version \(unknown method 'dae'", ManifoldAutoencoder.load, path)
 
 
 def test_progress_only_when_asked(capsys):
