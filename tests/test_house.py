@@ -73,7 +73,6 @@ PROMISED = {
     "GRAE": "phate",
     "RealNVP": "zuko",
     "UMAP": "umap-learn",
-    "model.save(": "safetensors",
     ".parquet": "pyarrow",
     "a folder of images": "pillow",
     "device cuda": "torch",

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+from nrae_lib.core.methods.terms import check_choice
 from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
 from nrae_lib.data.digits import rotated_digit, rotated_digits, shifted_digit
 from nrae_lib.data.images import Images, available, banner_text, image_data, load, resolve, root, sizes, stand_in
@@ -25,23 +26,14 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 
 def make(name: str, seed: int, **options) -> Dataset:
-    """The data set ``name`` for ``seed``.
-
-    Raises:
-        ValueError: for an unknown name or option, naming the valid ones.
-    """
+    """The data set ``name`` for ``seed``; ValueError for an unknown name or option, naming the valid ones."""
     bound = bound_options(name, options)
     return DATASETS[name](seed, **bound)
 
 
 def bound_options(name: str, options: dict) -> dict:
-    """All options of the data set ``name``: ``options``, and the defaults of the others.
-
-    Raises:
-        ValueError: for an unknown name or option, naming the valid ones.
-    """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    """All options of the data set ``name``: ``options``, and the defaults of the others; errors as of :func:`make`."""
+    check_choice("data set", name, tuple(DATASETS))
     parameters = inspect.signature(DATASETS[name]).parameters
     defaults = {option: parameter.default for option, parameter in parameters.items() if option != "seed"}
     for option in options:

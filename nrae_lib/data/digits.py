@@ -15,10 +15,8 @@ def _digits(source: str, digit: int, start: int, stop: int) -> Tensor:
     images = images_of("mnist", source)
     which = (images.train_labels == digit).nonzero()[:, 0]
     if not 0 <= start < stop <= len(which):
-        asked = f"images {start} to {stop - 1}"
-        raise ValueError(
-            f"MNIST ({source}) has {len(which)} training images of the digit {digit}: {asked} are not among them"
-        )
+        asked = f"images {start} to {stop - 1} are not among them"
+        raise ValueError(f"MNIST ({source}) has {len(which)} training images of the digit {digit}: {asked}")
     return images.train_images[which[start:stop]].float() / 255
 
 
@@ -104,13 +102,11 @@ def rotated_digits(
     """The first images of a digit, each rotated by i * step degrees, i = 0..rotations-1 (supplement 1.1, Figure 5).
 
     Points are ordered image by image. Test points are the same rotations of ``n_test_digits`` of the images that follow.
-    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for :func:`rotated_digit`.
+    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for
+    :func:`rotated_digit`, and ValueError for an image that is not there or a number that is too small.
 
     Arguments:
         first_test: which of the images that follow is the first of the test, from 0; for a search with images of its own.
-
-    Raises:
-        ValueError: if there are not as many images, or a number is too small.
     """
     check_options(digits=digits, rotations=rotations)
     check_options(1, n_test_digits=n_test_digits)

@@ -8,6 +8,7 @@ from math import pi
 import torch
 from torch import Tensor
 
+from nrae_lib.core.methods.terms import check_choice
 from nrae_lib.core.points import check_points
 
 
@@ -56,10 +57,6 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
-
-
 def _sampled(curve: Callable, position: Tensor, test: Tensor, noise: float, generator: torch.Generator) -> Dataset:
     """Points of ``curve`` at the positions of training points, with noise, and of test points, without."""
     clean = curve(position)
@@ -78,17 +75,16 @@ def check_options(least: int = 2, noise: float = 0.0, **counts: int) -> None:
 def sine(seed: int, n_train: int = 50, n_test: int = 10_000, noise: float = 0.2, sampling: str = "random") -> Dataset:
     """Noisy samples of {(x, sin x) : x in [-π, π]} (paper, section 4.1, Figure 4 and Table 1).
 
-    The paper draws 50 random points and adds isotropic Gaussian noise of standard deviation 0.2; it does not say whether the
-    ten "different noises" share the points. Here every seed draws both anew. The released code has ``sampling="grid"``,
-    ``noise=0.3``, ``n_test=1000``. Test points lie on a regular grid, free of noise.
+    Every seed draws points and isotropic Gaussian noise anew; the paper does not say whether its ten "different noises"
+    share the points. The released code has ``sampling="grid"``, ``noise=0.3``, ``n_test=1000``. Test points lie on a
+    regular grid, free of noise.
     """
     check_options(n_train=n_train, n_test=n_test, noise=noise)
+    check_choice("sampling", sampling, ("random", "grid"))
     generator = torch.Generator().manual_seed(seed)
     position, test_position = (torch.linspace(-pi, pi, count, dtype=torch.float64) for count in (n_train, n_test))
     if sampling == "random":
-        position = _uniform(-pi, pi, n_train, generator)
-    elif sampling != "grid":
-        raise ValueError(f"unknown sampling {sampling!r}: choose 'random' or 'grid'")
+        position = 2 * pi * torch.rand(n_train, generator=generator, dtype=torch.float64) - pi
     return _sampled(lambda x: torch.stack([x, x.sin()], 1), position, test_position, noise, generator)
 
 
@@ -102,22 +98,17 @@ def swiss_roll(seed: int, n_train: int = 30, n_test: int = 1_000, noise: float =
     points lie on a slightly different curve than the 1,000 test points (up to 0.08 away, eight times the noise); kept as released.
     """
     check_options(n_train=n_train, n_test=n_test, noise=noise)
+    check_choice("Swiss roll shape", shape, ("text", "released"))
     generator = torch.Generator().manual_seed(seed)
+
+    def curve(angle: Tensor) -> Tensor:
+        radius, height = 0.1 + 0.9 * angle / (2 * pi), 1.0
+        if shape == "released":
+            radius, height = torch.linspace(0.1, 3, len(angle), dtype=torch.float64), 0.6
+        return radius[:, None] * torch.stack([angle.cos(), height * angle.sin()], 1)
+
+    position, test_position = (torch.arange(n, dtype=torch.float64) * 2 * pi / n for n in (n_train, n_test))
     if shape == "text":
-        position = _uniform(0, 2 * pi, n_train, generator)
+        position = 2 * pi * torch.rand(n_train, generator=generator, dtype=torch.float64)
         test_position = torch.linspace(0, 2 * pi, n_test, dtype=torch.float64)
-
-        def curve(angle: Tensor) -> Tensor:
-            radius = 0.1 + 0.9 * angle / (2 * pi)
-            return radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
-
-    elif shape == "released":
-        position, test_position = (torch.arange(n, dtype=torch.float64) * 2 * pi / n for n in (n_train, n_test))
-
-        def curve(angle: Tensor) -> Tensor:
-            radius = torch.linspace(0.1, 3, len(angle), dtype=torch.float64)
-            return radius[:, None] * torch.stack([angle.cos(), 0.6 * angle.sin()], 1)
-
-    else:
-        raise ValueError(f"unknown Swiss roll shape {shape!r}: choose 'text' or 'released'")
     return _sampled(curve, position, test_position, noise, generator)

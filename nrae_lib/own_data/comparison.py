@@ -1,12 +1,12 @@
 """Several methods on one's own data: what is compared, and k-fold cross-validation."""
 
-import hashlib
 import time
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 
 import numpy as np
+from scipy.stats import t
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -20,10 +20,10 @@ from nrae_lib.own_data.files import Points, read_points
 
 
 def choose_methods(value: str, default: Sequence[str]) -> list[str]:
-    """The methods that a text names, each once, in its order.
+    """The methods that a text names, each once, in its order, separated by commas; "all" stands for ``default``.
 
-    Names are those of ``methods.CATALOGUE``, also with penalties added, and of ``embeddings.EMBEDDINGS``, separated by
-    commas; "all" stands for ``default``. ValueError for an unknown name or none, ImportError for a missing package.
+    Names are those of ``methods.CATALOGUE``, also with penalties added, and ``EMBEDDINGS``. ValueError for another or
+    none, ImportError without a package that a method needs.
     """
     names = [name.strip() for name in str(value).split(",") if name.strip()]
     pages.choose_methods(",".join(name.split("+")[0] for name in names), [*methods.CATALOGUE, *EMBEDDINGS])
@@ -37,7 +37,7 @@ def choose_methods(value: str, default: Sequence[str]) -> list[str]:
 
 
 def parse_widths(value: str | int) -> tuple[int, ...]:
-    """Widths of layers from a text: (256, 64) of "256, 64"; ValueError if it is no list of whole numbers from 1 on."""
+    """Widths of layers from a text: (256, 64) of "256, 64"; ValueError for all else."""
     parts = [part.strip() for part in str(value).split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"{value!r} is no list of whole numbers >= 1, such as '256,256'")
@@ -72,9 +72,9 @@ def read_data(data: str, key: str, columns: str, labels: str, digits: int) -> Po
     for name, value in (("key", key), ("columns", columns), ("labels", labels)):
         if value:
             raise ValueError(f"{name} describes your file: give it as data, or leave {name} empty")
-    found = load_digits()
     what = f"{digits:,} of scikit-learn's handwritten digits, images of 8 x 8 pixels with values from 0 to 16"
     pages.banner(f"A stand-in, because data is empty: {what}. Give your own with -p data FILE.")
+    found = load_digits()
     return Points(found.images[:digits].astype(np.float32), (), found.target[:digits])
 
 
@@ -83,9 +83,7 @@ def check_data(X: np.ndarray, chosen: Sequence[str], n_components: int, folds: i
     if np.array_equal(X.min(0), X.max(0)):
         raise ValueError(f"the data are {len(X)} equal points: there is nothing to learn")
     if n_components > (most := X.shape[1]):
-        raise ValueError(
-            f"n_components is {n_components}: choose 1 to {most}, because points have only {most} features"
-        )
+        raise ValueError(f"n_components is {n_components}: choose 1 to {most}, as many as points have features")
     if "tsne" in chosen and n_components > 3:
         raise ValueError(f"method 'tsne' has at most 3 components, not {n_components}: leave it out")
     fold = assign_folds(X, folds, seed)
@@ -122,10 +120,7 @@ def summary(model: BaseEstimator) -> dict[str, str]:
 
 
 def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
-    """(N, m) codes of all rows of X, by ``model``, which is fitted to them.
-
-    UMAP, t-SNE and LLE are fitted to ``limit`` random rows if there are more; t-SNE gives the others NaN.
-    """
+    """(N, m) codes of X by ``model``, fitted to X; UMAP, t-SNE, LLE to ``limit`` random rows (others NaN for t-SNE)."""
     if len(X) <= limit or isinstance(model, ManifoldAutoencoder | PCA):
         return model.fit_transform(X)
     some = np.sort(np.random.default_rng(seed).choice(len(X), limit, replace=False))
@@ -134,23 +129,18 @@ def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int, seed: int = 0) ->
     return model.transform(X) if hasattr(model, "transform") else codes
 
 
-def copies(X: np.ndarray) -> np.ndarray:
-    """(N,) for each row of X the first row that equals it; its own number if there is none before it."""
-    first: dict[bytes, int] = {}
-    # Adding zero turns -0 into 0, which equals it but has other bytes.
-    return np.array([first.setdefault(hashlib.sha256((row + 0.0).tobytes()).digest(), i) for i, row in enumerate(X)])
-
-
 def assign_folds(X: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """(N,) the fold of each row of X, at random, in folds of equally many different rows up to one.
 
-    Equal rows share a fold: a copy among those trained on would make a held-out error too small. ValueError for fewer
-    different rows than folds, or fewer than two folds.
+    Equal rows share a fold: a copy among those trained on would make a held-out error too small. ValueError for less
+    than two folds or more than different rows.
     """
-    different, group = np.unique(copies(X), return_inverse=True)
-    if not 2 <= folds <= len(different):
-        raise ValueError(f"folds is {folds}: choose 2 to {len(different)}, the number of different points")
-    return (np.random.default_rng(seed).permutation(len(different)) % folds)[group]
+    number: dict[bytes, int] = {}
+    # Adding zero turns -0 into 0, which equals it but has other bytes.
+    group = np.array([number.setdefault(row.tobytes(), len(number)) for row in X + 0.0])
+    if not 2 <= folds <= len(number):
+        raise ValueError(f"folds is {folds}: choose 2 to {len(number)}, the number of different points")
+    return (np.random.default_rng(seed).permutation(len(number)) % folds)[group]
 
 
 # Mean-D errors (N,) of each row, (D,) of each feature and (folds,) of each fold; reconstructions of rows that are kept.
@@ -160,8 +150,7 @@ HeldOut = namedtuple("HeldOut", "row_error feature_error fold_error reconstructi
 def held_out(model: BaseEstimator, X: np.ndarray, fold: np.ndarray, kept: Sequence[int] = ()) -> HeldOut:
     """Held-out errors (1/D) ‖x - x̂‖²: every row of X, (N, D), is reconstructed by a model fitted without its ``fold``.
 
-    All that is learned is learned from the training part, also what standardizes. ``model`` is a scikit-learn
-    transformer with ``inverse_transform``; it is cloned, never fitted itself.
+    ``model`` is a scikit-learn transformer with ``inverse_transform``; it is cloned, never fitted itself.
     """
     decoded = np.empty_like(X)
     for number in range(fold.max() + 1):
@@ -175,12 +164,9 @@ def held_out(model: BaseEstimator, X: np.ndarray, fold: np.ndarray, kept: Sequen
 def paired_difference(errors: np.ndarray, baseline: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean difference of two methods' errors on the same K folds, (K,) each, and the ends of its confidence interval.
 
-    mean ± t_{K-1} √((1/K + n_test/n_train) s²), s² the sample variance of the K differences and n_test/n_train =
-    1/(K-1): the correction of Nadeau and Bengio (*Inference for the Generalization Error*, 2003), because the training
-    parts of the folds overlap and 1/K alone makes the interval too narrow. It is a heuristic, not a guarantee.
+    mean ± t_{K-1} √((1/K + 1/(K-1)) s²), s² the sample variance of the K differences. Training parts overlap: to add
+    n_test/n_train = 1/(K-1) is a heuristic of Nadeau and Bengio (*Inference for the Generalization Error*, 2003).
     """
-    from scipy.stats import t
-
     difference, folds = np.asarray(errors) - np.asarray(baseline), len(errors)
     half = t.ppf((1 + confidence) / 2, folds - 1) * sqrt((1 / folds + 1 / (folds - 1)) * difference.var(ddof=1))
     mean = float(difference.mean())

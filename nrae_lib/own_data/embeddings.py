@@ -25,16 +25,11 @@ def embedding(method: str, n_components: int = 2, n_neighbors: int = 15, *, poin
     - "lle": scikit-learn's standard LLE (Roweis and Saul, *Nonlinear Dimensionality Reduction by Locally Linear
       Embedding*, Science 2000). The papers do not state its settings.
 
+    ValueError for another method, or for "umap" with too few points; ImportError for "umap" without umap-learn.
+
     Arguments:
         n_neighbors: k of the neighbour graph of "umap" and "lle"; at most ``points`` - 1 are used.
         points: N, of how many it will be fitted to; t-SNE's perplexity is at most (N - 1) / 3.
-
-    Raises:
-        ValueError, ImportError: for an unknown method, for "umap" with too few points or without umap-learn.
-
-    Example:
-        >>> embedding("pca", 1, points=3, seed=0).fit_transform([[0, 0], [1, 1], [2, 2]]).round(3).ravel().tolist()
-        [-1.414, 0.0, 1.414]
     """
     check_choice("method", method, EMBEDDINGS)
     shared, k = {"n_components": n_components, "random_state": seed}, min(n_neighbors, points - 1)

@@ -2,7 +2,8 @@
 
 import hashlib
 from dataclasses import replace
-from math import pi
+from functools import partial
+from math import nan, pi
 
 import pytest
 import torch
@@ -52,20 +53,45 @@ def test_same_seed_same_data_other_seed_other_data(name):
     assert not torch.equal(first.train, other.train) and first.fingerprint != other.fingerprint
 
 
+def made(name, **options):
+    return partial(datasets.make, name, 0, **options)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: datasets.make("sinus", 0), "unknown data set 'sinus': choose one of sine, swiss_roll"),
-        (lambda: datasets.make("sine", 0, nosie=1), "no option 'nosie': choose among n_train, n_test, noise, sampling"),
-        (lambda: datasets.sine(0, sampling="halton"), "choose 'random' or 'grid'"),
-        (lambda: datasets.swiss_roll(0, shape="double"), "choose 'text' or 'released'"),
-        (lambda: datasets.sine(0, noise=-1), "cannot be negative"),
-        (lambda: datasets.sine(0, n_train=1), "at least 2"),
-        (lambda: Dataset(torch.zeros(0, 2), torch.zeros(3, 2)), "training data is empty"),
-        (lambda: Dataset(torch.tensor([[1.0], [float("nan")]]), torch.zeros(3, 1)), "NaN or infinite values in 1 of 2"),
+        (made("sinus"), "unknown data set 'sinus': choose one of sine, swiss_roll"),
+        (made("sine", nosie=1), "no option 'nosie': choose among n_train, n_test, noise, sampling"),
+        (made("sine", sampling="halton"), "unknown sampling 'halton': choose one of random, grid"),
+        (made("swiss_roll", shape="double"), "shape 'double': choose one of text, released"),
+        (made("sine", noise=-1), "cannot be negative"),
+        (made("sine", n_train=1), "at least 2"),
+        (
+            made("rotated_digit", source="stand_in", index=500),
+            r"has 13\d training images of .* 3: images 500 to 500 are",
+        ),
+        (made("rotated_digit", source="stand_in", index=-1), "are not among them"),
+        (made("rotated_digit", source="stand_in", digit=11), "has 0 training images"),
+        (made("rotated_digit", count=1), "count must be at least 2"),
+        (made("rotated_digit", n_test=1), "n_test must be at least 2, not 1"),
+        (made("shifted_digit", scale=0.0), "scale must be a positive number"),
+        (made("rotated_digits", source="stand_in", digits=200), "are not among them"),
+        (made("rotated_digits", first_test=-1), "first_test must be at least 0"),
+        (made("mnist", source="real"), "unknown source 'real': choose one of official, stand_in"),
+        (made("mnist", source="stand_in"), "has 1,797 images here and 62,000 were asked for"),
+        (made("mnist", source="stand_in", n_train=1), "n_train must be at least 2"),
+        (made("mnist", source="stand_in", noise=-1), "cannot be negative"),
+        (partial(datasets.load, "minst"), "unknown image set 'minst': choose one of mnist, fmnist"),
+        (partial(datasets.sizes, "mnist", "M", "stand_in"), "unknown size 'M': choose one of S, L"),
+        (
+            partial(datasets.sizes, "mnist", "S", "stand_in", {"train": 3}),
+            "unknown number 'train': choose one of n_train",
+        ),
+        (partial(Dataset, torch.zeros(0, 2), torch.zeros(3, 2)), "training data is empty"),
+        (partial(Dataset, torch.tensor([[1.0], [nan]]), torch.zeros(3, 1)), "NaN or infinite values in 1 of 2"),
     ],
 )
-def test_bad_input_is_one_sentence(call, sentence):
+def test_bad_requests_are_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
 

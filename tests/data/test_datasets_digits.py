@@ -80,20 +80,3 @@ def test_rotated_digits_are_rotations_of_the_first_images_in_turn():
 def test_the_seed_changes_nothing(name):
     first, other = (datasets.make(name, seed, source="stand_in", n_test=5) for seed in (0, 1))
     assert first.fingerprint == other.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "sentence"),
-    [
-        ("rotated_digit", {"index": 500}, r"has 13\d training images of the digit 3: images 500 to 500 are not"),
-        ("rotated_digit", {"index": -1}, "are not among them"),
-        ("rotated_digit", {"digit": 11}, "has 0 training images"),
-        ("rotated_digit", {"count": 1}, "count must be at least 2"),
-        ("shifted_digit", {"scale": 0.0}, "scale must be a positive number"),
-        ("rotated_digits", {"digits": 200}, "are not among them"),
-        ("rotated_digits", {"first_test": -1}, "first_test must be at least 0"),
-    ],
-)
-def test_bad_requests_are_one_sentence(name, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        datasets.make(name, 0, source="stand_in", **options)

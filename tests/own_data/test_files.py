@@ -22,8 +22,14 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def saved(path: Path, array: np.ndarray) -> Path:
-    np.save(path, array)
+def saved(path: Path, array: np.ndarray | pd.DataFrame) -> Path:
+    """An array in a .npy or .npz file, a table in any."""
+    {
+        ".npy": lambda: np.save(path, array),
+        ".npz": lambda: np.savez_compressed(path, array),
+        ".csv": lambda: array.to_csv(path, index=False),
+        ".parquet": lambda: array.to_parquet(path),
+    }[path.suffix]()
     return path
 
 
@@ -34,11 +40,13 @@ def folder_of(path: Path, **images: Image.Image) -> Path:
     return path
 
 
+def refused(sentence: str, path: Path, error: type[Exception] = ValueError, **options) -> None:
+    with pytest.raises(error, match=sentence):
+        read_points(path, **options)
+
+
 def grey(*shape: int) -> Image.Image:
     return Image.fromarray(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
-
-
-# ------------------------------------------------------------------------------------------------- points that are read
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "int8", "uint64", ">f8", ">i4"])
@@ -72,14 +80,9 @@ def test_npz_takes_its_only_array_or_the_named_one(tmp_path):
     np.testing.assert_array_equal(read_points(tmp_path / "one.npz").points, POINTS)
     np.savez(tmp_path / "two.npz", x=POINTS, labels=np.array(["a", "b"]))
     np.testing.assert_array_equal(read_points(str(tmp_path / "two.npz"), key="x").points, POINTS)
-    wrong = {
-        None: "several arrays: choose the points by key, one of x, labels",
-        "y": "no array 'y': choose one of x, labels",
-        "labels": "holds values of type <U1",
-    }
-    for key, sentence in wrong.items():
-        with pytest.raises(ValueError, match=sentence):
-            read_points(tmp_path / "two.npz", key=key)
+    refused("several arrays: choose the points by key, one of x, labels", tmp_path / "two.npz")
+    refused("no array 'y': choose one of x, labels", tmp_path / "two.npz", key="y")
+    refused("holds values of type <U1", tmp_path / "two.npz", key="labels")
 
 
 @pytest.mark.parametrize(
@@ -111,37 +114,28 @@ def test_numpy_and_pandas_files_come_back(tmp_path):
     for name, columns in (("numpy.csv", None), ("pandas.csv", None), ("index.csv", ["0", "1", "2"])):
         np.testing.assert_array_equal(read_points(tmp_path / name, columns=columns).points, POINTS)
     for labels in ("", "0"):
-        with pytest.raises(ValueError, match="column without a name"):
-            read_points(tmp_path / "index.csv", labels=labels)
+        refused("column without a name", tmp_path / "index.csv", labels=labels)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_columns_are_chosen_in_order(tmp_path, ending):
     frame = pd.DataFrame({"x": [1, 2], "kind": ["cat", "dog"], "y": [0.5, 0.25], "seen": [True, False]})
-    path = tmp_path / f"a.{ending}"
-    frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+    path = saved(tmp_path / f"a.{ending}", frame)
     points, names, _ = read_points(path, columns=["y", "x"])
     assert names == ("y", "x") and points.tolist() == [[0.5, 1], [0.25, 2]]
-    wrong = [
-        (None, r"not numbers: 'kind', 'seen' \(first value 'cat'\).*choose the columns"),
-        (["x", "z"], "no column 'z': choose among x, kind, y, seen"),
-        ([], "no column chosen"),
-    ]
-    for columns, sentence in wrong:
-        with pytest.raises(ValueError, match=sentence):
-            read_points(path, columns=columns)
+    refused(r"not numbers: 'kind', 'seen' \(first value 'cat'\).*choose the columns", path)
+    refused("no column 'z': choose among x, kind, y, seen", path, columns=["x", "z"])
+    refused("no column chosen", path, columns=[])
 
 
 def test_parquet_types(tmp_path):
     frame = pd.DataFrame({"a": pd.array([1, 2, 3], dtype="Int64"), "b": np.float32([1, 2, 3])}, index=["p", "q", "r"])
-    frame.to_parquet(tmp_path / "a.parquet")
-    points, names, _ = read_points(tmp_path / "a.parquet")
+    points, names, _ = read_points(saved(tmp_path / "a.parquet", frame))
     assert names == ("a", "b") and points.tolist() == [[1, 1], [2, 2], [3, 3]]
     frame.loc["q", "a"] = pd.NA
-    frame.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"missing values.* in the points 1 \("):
-        read_points(tmp_path / "a.parquet")
-    assert read_points(tmp_path / "a.parquet", columns=["b"], labels="a").labels.tolist()[0] in (1, "1")
+    path = saved(tmp_path / "a.parquet", frame)
+    refused(r"missing values.* in the points 1 \(", path)
+    assert read_points(path, columns=["b"], labels="a").labels.tolist()[0] in (1, "1")
 
 
 def test_folder_of_images(tmp_path):
@@ -167,9 +161,6 @@ def test_folder_of_images(tmp_path):
     assert read_points(folder).points.shape == (2, 1, 4, 6), "photographs are turned upright"
 
 
-# ---------------------------------------------------------------------------------------------------------- bad files
-
-
 BROKEN_PNG = struct.pack(">I", 5).join([b"\x89PNG\r\n\x1a\n", b"IHDRxx"])
 
 
@@ -192,16 +183,13 @@ def test_first_odd_image_is_named(tmp_path, bad, message):
     else:
         content = (folder / "a.png").read_bytes()
         write(folder / "b.png", content[: len(content) - 30] if bad == "half" else bad)
-    with pytest.raises(ValueError, match=f"b.png.*{message}"):
-        read_points(folder)
+    refused(f"b.png.*{message}", folder)
 
 
 def test_animation_and_folder_without_images(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no images: the endings .png, .jpg"):
-        read_points(tmp_path)
+    refused(r"holds no images: the endings .png, .jpg", tmp_path)
     grey(4, 6).save(tmp_path / "a.tif", save_all=True, append_images=[grey(4, 6)])
-    with pytest.raises(ValueError, match=r"a\.tif holds 2 images"):
-        read_points(tmp_path)
+    refused(r"a\.tif holds 2 images", tmp_path)
 
 
 class Bomb:
@@ -214,49 +202,37 @@ def test_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "a.npy", objects)
     np.savez(tmp_path / "a.npz", x=objects)
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(ValueError, match="Python objects, which are not read because that could run code"):
-            read_points(tmp_path / name)
+        refused("Python objects, which are not read because that could run code", tmp_path / name)
     kinds = {"b.npy": "magic string", "b.npz": "it is no zip archive", "b.csv": "codec", "b.parquet": "[Pp]arquet"}
     for name, cause in kinds.items():
-        with pytest.raises(ValueError, match=rf"is damaged or no .*{cause}"):
-            read_points(write(tmp_path / name, pickle.dumps([Bomb()])))
+        refused(rf"is damaged or no .*{cause}", write(tmp_path / name, pickle.dumps([Bomb()])))
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "a.parquet"])
 def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
     path = tmp_path / name
-    with pytest.raises(ValueError, match="is empty"):
-        read_points(write(path, b""))
-    with pytest.raises(ValueError, match=r"is damaged or no|not numbers"):
-        read_points(write(path, bytes(range(128, 256)) * 4))
-    frame = pd.DataFrame(np.random.default_rng(0).random((50, 3)), columns=list("abc"))
-    {
-        ".npy": lambda: np.save(path, frame.to_numpy()),
-        ".npz": lambda: np.savez_compressed(path, frame.to_numpy()),
-        ".csv": lambda: frame.to_csv(path, index=False),
-        ".parquet": lambda: frame.to_parquet(path),
-    }[path.suffix]()
-    content = path.read_bytes()
+    refused("is empty", write(path, b""))
+    refused(r"is damaged or no|not numbers", write(path, bytes(range(128, 256)) * 4))
+    saved(path, pd.DataFrame(np.random.default_rng(0).random((50, 3)), columns=list("abc")))
+    content, damage = path.read_bytes(), "is damaged or no"
     assert read_points(path).points.shape == (50, 3)
-    if name == "a.csv":  # a text cut in the middle of a line
-        with pytest.raises(ValueError, match="in the points 49"):
-            read_points(write(path, content.rsplit(b",", 1)[0]))
-        return
-    parts = [content[:length] for length in (3, 40, len(content) // 2, len(content) - 1)]
     half = len(content) // 2
-    changed = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
-    for part in [*parts, *([changed] if name == "a.npz" else [])]:
-        with pytest.raises(ValueError, match="is damaged or no"):
-            read_points(write(path, part))
+    parts = [content[:length] for length in (3, 40, half, len(content) - 1)]
+    if name == "a.npz":
+        parts.append(content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
+    if name == "a.csv":  # a text cut in the middle of a line
+        parts, damage = [content.rsplit(b",", 1)[0]], "in the points 49"
+    for part in parts:
+        refused(damage, write(path, part))
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
         ("x,y\n1,2,3\n4,5,6\n", "damaged or no table of equally long rows"),
         ("x,y\n1,2\n4,5,6\n", "damaged or no table of equally long rows"),
         ("x,y\n1,2\n4\n", r"in the points 1 \("),
-        ("x,y\n", "is empty: it has no rows"),
+        ("x,y\n", "holds 0 points: at least 2"),
         ("x,y\n1,two\n3,4\n", "not numbers: 'y'"),
         ("x,y\n1,2+3j\n3,4\n", "not numbers: 'y'"),
         ("1,,3\n4,5,6\n", r"in the points 0 \("),
@@ -266,16 +242,6 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
         ("x\n1e39\n2\n", "too large for float32"),
         ("\n\n", "damaged or no table|is empty"),
         ("1,5;2,5\n3,5;4,5\n5,5;6,5\n", "write numbers with a decimal point"),
-    ],
-)
-def test_bad_tables(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        read_points(write(tmp_path / "a.csv", text))
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
         (np.array(3.0), r"has the shape \(\): one point per row"),
         (np.arange(5.0), r"has the shape \(5,\): one point per row"),
         (np.zeros((0, 3)), "holds 0 points: at least 2"),
@@ -290,24 +256,19 @@ def test_bad_tables(tmp_path, text, message):
         (np.full((8, 2), np.nan), "in the points 0, 1, 2, 3, 4 and 3 more"),
     ],
 )
-def test_bad_arrays(tmp_path, array, message):
-    with pytest.raises(ValueError, match=message):
-        read_points(saved(tmp_path / "a.npy", array))
+def test_bad_tables_and_arrays(tmp_path, content, message):
+    text = isinstance(content, str)
+    path = write(tmp_path / "a.csv", content) if text else saved(tmp_path / "a.npy", content)
+    refused(message, path)
 
 
 def test_missing_path_unknown_ending_and_misplaced_options(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.npy does not exist"):
-        read_points(tmp_path / "none.npy")
-    choices = r"which is not read: choose a .npy, .npz, .csv, .parquet file or a folder"
-    hints = dict.fromkeys(("a.xlsx", "a.pkl", "a"), choices) | {"a.png": "give the folder that holds the images"}
-    for name, sentence in hints.items():
-        with pytest.raises(ValueError, match=sentence):
-            read_points(write(tmp_path / name, "x"))
-    path = saved(tmp_path / "a.npy", POINTS)
-    with pytest.raises(ValueError, match="key names an array"):
-        read_points(path, key="x")
-    with pytest.raises(ValueError, match="columns chooses from"):
-        read_points(path, columns=["x"])
+    refused(r"none\.npy does not exist", tmp_path / "none.npy", error=FileNotFoundError)
+    for name in ("a.xlsx", "a.pkl", "a"):
+        refused("not read: choose a .npy, .npz, .csv, .parquet file or a folder", write(tmp_path / name, "x"))
+    refused("give the folder that holds the images", write(tmp_path / "a.png", "x"))
+    refused("key names an array", saved(tmp_path / "a.npy", POINTS), key="x")
+    refused("columns chooses from", tmp_path / "a.npy", columns=["x"])
 
 
 @pytest.mark.parametrize(("name", "library"), [("a.csv", "pandas"), ("a.parquet", "pyarrow"), ("images", "PIL")])
@@ -315,75 +276,57 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, name, library):
     path = folder_of(tmp_path / name, a=grey(2, 2)) if name == "images" else write(tmp_path / name, "x\n1\n2\n")
     monkeypatch.setitem(sys.modules, library, None)
     package = library.replace("PIL", "pillow")
-    with pytest.raises(ImportError, match=rf"needs the package {package}: pip install 'nrae-lib\[methods\]'"):
-        read_points(path)
-
-
-# -------------------------------------------------------------------------------------------------------------- labels
+    refused(rf"needs the package {package}: pip install 'nrae-lib\[methods\]'", path, error=ImportError)
 
 
 def test_labels_come_from_every_place(tmp_path):
-    classes = np.array(list("ab") * 12, dtype=object)
-    missing = [None, *classes[1:]]
-    frame = pd.DataFrame(CODES, columns=list("wxyz"))
-    frame.assign(kind=classes).to_csv(tmp_path / "table.csv", index=False)
-    frame.assign(kind=missing).to_parquet(tmp_path / "table.parquet")
-    for table, expected in (("table.csv", [*classes]), ("table.parquet", ["missing", *classes[1:]])):
-        points, names, labels = read_points(tmp_path / table, labels="kind")
+    classes, frame = list("ab") * 12, pd.DataFrame(CODES, columns=list("wxyz"))
+    for ending, first, found in (("csv", "a", "a"), ("parquet", None, "missing")):
+        path = saved(tmp_path / f"table.{ending}", frame.assign(kind=[first, *classes[1:]]))
+        points, names, labels = read_points(path, labels="kind")
         np.testing.assert_allclose(points, CODES, rtol=1e-6)
-        assert labels.tolist() == expected and names == ("w", "x", "y", "z")
-    assert read_points(tmp_path / "table.csv", columns=["w", "x"], labels="x").points.shape == (24, 2)
+        assert labels.tolist() == [found, *classes[1:]] and names == ("w", "x", "y", "z")
+        assert read_points(path, columns=["w", "x"], labels="x").points.shape == (24, 2)
 
     np.savez(tmp_path / "a.npz", X=CODES, y=np.arange(24))
     assert read_points(tmp_path / "a.npz", key="X", labels="y").labels.tolist() == list(range(24))
     data, column = saved(tmp_path / "points.npy", CODES), saved(tmp_path / "y.npy", np.arange(24)[:, None])
     assert read_points(data, labels=str(column)).labels.shape == (24,)
     lines = "\n".join(classes)
-    for text in (f"kind\n{lines}", lines, f"{lines}\n\n"):
-        file = write(tmp_path / "labels.csv", text)
-        assert read_points(data, labels=str(file)).labels.tolist() == classes.tolist()
-    write(file, "kind\n" + "1\n" * 5 + "\n" + "2.5\n" * 18)  # a blank line shifts nothing
-    np.testing.assert_array_equal(read_points(data, labels=str(file)).labels, [1.0] * 5 + [np.nan] + [2.5] * 18)
-    write(file, "kind\n" + "a\n" * 5 + "\n" + "b\n" * 18)
-    assert read_points(data, labels=str(file)).labels.tolist() == ["a"] * 5 + ["missing"] + ["b"] * 18
+    texts = dict.fromkeys((f"kind\n{lines}", lines, f"{lines}\n\n"), classes)
+    # A blank line shifts nothing.
+    texts["kind\n" + "1\n" * 5 + "\n" + "2.5\n" * 18] = [1.0] * 5 + [np.nan] + [2.5] * 18
+    texts["kind\n" + "a\n" * 5 + "\n" + "b\n" * 18] = ["a"] * 5 + ["missing"] + ["b"] * 18
+    for text, expected in texts.items():
+        found = read_points(data, labels=str(write(tmp_path / "labels.csv", text))).labels
+        np.testing.assert_array_equal(found, np.array(expected, dtype=found.dtype))
 
 
 def test_labels_that_cannot_be_used_are_one_sentence(tmp_path):
     data = saved(tmp_path / "points.npy", CODES)
     two, few = write(tmp_path / "two.csv", "1,2\n" * 24), saved(tmp_path / "y.npy", np.arange(5))
-    wrong = {
-        "kind": r"neither a column or an array of .* nor a .npy or .csv file",
-        str(few): r"shape \(5,\), but there are 24 points",
-        str(two): "more than one column",
-        str(write(tmp_path / "bad.csv", b"\xff\xfe")): "is damaged or no .csv file",
-    }
-    for labels, sentence in wrong.items():
-        with pytest.raises(ValueError, match=sentence):
-            read_points(data, labels=labels)
-
-
-# ---------------------------------------------------------------------------------------------------------- the codes
+    refused(r"neither a column or an array of .* nor a .npy or .csv file", data, labels="kind")
+    refused(r"shape \(5,\), but there are 24 points", data, labels=str(few))
+    refused("more than one column", data, labels=str(two))
+    refused("is damaged or no .csv file", data, labels=str(write(tmp_path / "bad.csv", b"\xff\xfe")))
 
 
 def test_codes_are_written_for_every_ending_and_replace_only_codes(tmp_path):
     frame = files.codes_frame({"ae": CODES[:, :2], "nrae_q+mmd": CODES[:, 2:]}, [f"{place}.png" for place in range(24)])
     assert list(frame) == ["row", "file", "ae_z1", "ae_z2", "nrae_q+mmd_z1", "nrae_q+mmd_z2"]
-    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet), (".npy", np.load)):
-        path = tmp_path / f"codes{ending}"
+    for ending in (".csv", ".parquet", ".npy"):
+        path = tmp_path / "new" / f"codes{ending}"
         for _ in range(2):  # a new file, and one of earlier codes
             files.check_codes_path(path, [], (24, 4))
             files.write_codes(path, frame)
-        table = read(path)
-        table = table if ending == ".npy" else table.iloc[:, 2:].to_numpy(np.float32)
+        table = np.load(path) if ending == ".npy" else files.read_table(path).iloc[:, 2:].to_numpy(np.float32)
         assert table.dtype == np.float32 and np.array_equal(table, CODES)
         with pytest.raises(ValueError, match="does not hold earlier codes"):
             files.check_codes_path(path, [path], (24, 4))
-    assert not list(tmp_path.glob(".*")), "nothing half-written is left"
+    assert not list(tmp_path.rglob(".*")), "nothing half-written is left"
     table, notes = write(tmp_path / "table.csv", "a,b\n1,2\n"), write(tmp_path / "notes.parquet", "no table")
     for path in (saved(tmp_path / "points.npy", CODES), table, notes):
         with pytest.raises(ValueError, match="exists and does not hold earlier codes"):
             files.check_codes_path(path, [], (24, 2))
     with pytest.raises(ValueError, match=r"ending '.txt': choose one of .csv, .npy, .parquet"):
         files.check_codes_path("codes.txt", [], (24, 2))
-    with pytest.raises(ValueError, match="does not exist"):
-        files.check_codes_path(tmp_path / "nowhere" / "codes.csv", [], (24, 2))
