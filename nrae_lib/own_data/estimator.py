@@ -59,6 +59,13 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         embedding_, loss_: (N, m) codes of the training data, and (epochs,) mean loss for standardized data.
         mean_, scale_: what ``standardize`` subtracts, (D,), and divides by.
         n_neighbors_, seed_: as used; k is None for methods without a graph.
+
+    Example:
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> model = ManifoldAutoencoder("ae", n_components=2, hidden=(8,), epochs=2, random_state=0)
+        >>> model.fit_transform(X).shape, model.sample(4).shape
+        ((50, 2), (4, 3))
     """
 
     method: str = "nrae_l"
