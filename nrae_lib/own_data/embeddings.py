@@ -30,6 +30,10 @@ def embedding(method: str, n_components: int = 2, n_neighbors: int = 15, *, poin
     Arguments:
         n_neighbors: k of the neighbour graph of "umap" and "lle"; at most ``points`` - 1 are used.
         points: N, of how many it will be fitted to; t-SNE's perplexity is at most (N - 1) / 3.
+
+    Example:
+        >>> embedding("pca", 1, points=3, seed=0).fit_transform([[0, 0], [1, 1], [2, 2]]).round(3).ravel().tolist()
+        [-1.414, 0.0, 1.414]
     """
     check_choice("method", method, EMBEDDINGS)
     shared, k = {"n_components": n_components, "random_state": seed}, min(n_neighbors, points - 1)
