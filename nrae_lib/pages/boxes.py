@@ -7,8 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from nrae_lib.pages.plots import MANIFOLD_COLOUR, PAGE_STYLE, method_label
-from nrae_lib.pages.tables import display_html, escaped, text_table
+from nrae_lib.pages.plots import MANIFOLD_COLOUR, method_label
+from nrae_lib.pages.tables import display_html, display_markdown, escaped, text_table
 
 _RECORDED = {
     "device": "devices", "threads": "settings", "nrae_lib": "versions", "torch": "versions", "python": "versions",
@@ -58,13 +58,9 @@ def _recorded(results, name, many, most=1000):
 
 def _ranges(numbers):
     """ "0–4, 7" for {0, 1, 2, 3, 4, 7}."""
-    groups = []
-    for number in sorted(numbers):
-        if groups and number == groups[-1][1] + 1:
-            groups[-1][1] = number
-        else:
-            groups.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in groups)
+    starts = [number for number in sorted(numbers) if number - 1 not in numbers]
+    ends = [number for number in sorted(numbers) if number + 1 not in numbers]
+    return ", ".join(f"{start}–{end}" if start < end else str(start) for start, end in zip(starts, ends, strict=True))
 
 
 def _duration(seconds):
@@ -107,13 +103,13 @@ def verdicts(items):
             f'<div style="margin:.25em 0">Claim: {escaped(claim.text)}</div>'
             f"<div>{escaped(item.statistics)}</div></div>"
         )
-    display_html(f"<style>{PAGE_STYLE}</style>" + "".join(boxes))
+    display_html("".join(boxes))
 
 
 def banner(text):
     """Display a box that says what this page cut, e.g. "quick preset: 3 of 10 noise draws"."""
-    box = f'<div class="nrae-banner" role="note" style="{_BOX.format(colour=MANIFOLD_COLOUR)}">{escaped(text)}</div>'
-    display_html(f"<style>{PAGE_STYLE}</style>{box}")
+    style = _BOX.format(colour=MANIFOLD_COLOUR)
+    display_html(f'<div class="nrae-banner" role="note" style="{style}">{escaped(text)}</div>')
 
 
 def download(frame, filename):
@@ -134,8 +130,7 @@ def download(frame, filename):
     data = base64.b64encode(text.encode()).decode()
     size = f"{len(text) / 1000:.0f} kB" if len(text) >= 1000 else f"{len(text)} bytes"
     display_html(
-        f'<style>{PAGE_STYLE}</style><a class="nrae-download" download="{escaped(filename)}"'
-        f' href="data:text/csv;charset=utf-8;base64,{data}">'
+        f'<a class="nrae-download" download="{escaped(filename)}" href="data:text/csv;charset=utf-8;base64,{data}">'
         f"Download {escaped(filename)}</a> ({len(frame)} rows, {size})"
     )
 
@@ -147,23 +142,20 @@ def papermill_command(notebook, **parameters):
         notebook: its path from the top of the repository, e.g. "notebooks/fig7_swissroll.ipynb".
         parameters: name -> text, number, True, False or None.
     """
-    from IPython.display import Markdown, display
-
     words = ["papermill", notebook, "out.ipynb"]
     for name, value in parameters.items():
         # -p reads "3" as a number and "None" as nothing; -r keeps a text a text.
         misread = isinstance(value, str) and re.match(r"[-+.\d]|true|false|none|nan|inf", value, re.IGNORECASE)
         words += ["-r" if misread else "-p", name, str(value)]
-    display(Markdown(f"```bash\n{shlex.join(words)}\n```\n\n{memory_text()}"))
+    display_markdown(f"```bash\n{shlex.join(words)}\n```\n\n{memory_text()}")
 
 
 def memory_text():
     """One sentence: the most memory that this process has had, Python and its libraries included."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        kibibytes = int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1])
-    except (OSError, TypeError):  # not Linux; there the same number is in bytes on macOS and in KiB elsewhere
-        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    status = Path("/proc/self/status")
+    known = re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "")
+    unit = 1024 if sys.platform == "darwin" else 1  # macOS counts bytes
+    kibibytes = int(known[1]) if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     text = f"Peak memory of this page: {kibibytes / 1024:,.0f} MiB, of its Python process with all libraries"
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():

@@ -3,19 +3,11 @@
 import inspect
 import math
 import re
+from pathlib import Path
 
-from nrae_lib.pages.plots import PAGE_STYLE
-from nrae_lib.pages.tables import display_html, escaped, text_table_html
+from nrae_lib.pages.tables import display_html, escaped, text_table
 
-_METHOD_STYLE = (
-    PAGE_STYLE
-    + ".nrae-method{border-top:1px solid rgba(128,128,128,.35);padding:.9em 0 .5em;color:inherit}"
-    + ".nrae-method h4{margin:0;font-size:1.1em;color:inherit}.nrae-method h4 code{font-weight:400;margin-left:.4em}"
-    + ".nrae-method .math{overflow-x:auto;overflow-y:hidden}"
-    + ".nrae-method dl{display:grid;grid-template-columns:9em minmax(0,1fr);gap:.15em .9em;margin:.2em 0;font-size:.92em}"
-    + ".nrae-method dt{font-weight:600;margin:0}.nrae-method dd{margin:0;overflow-wrap:anywhere}"
-    + "@media(max-width:600px){.nrae-method dl{grid-template-columns:minmax(0,1fr)}.nrae-method dd{margin:0 0 .3em}}"
-)
+_STYLE = Path(__file__).with_name("methods.css").read_text(encoding="utf-8")
 _MARKS = re.compile(
     r"\$(?P<math>[^$]+)\$|:math:`(?P<rst>[^`]+)`|``(?P<code>.+?)``|:\w+:`~?(?P<role>[^`]+)`"
     r"|\[(?P<label>[^\]]+)\]\((?P<target>[^)\s]+)\)"
@@ -46,22 +38,15 @@ def error_formula(term):
 
 def formula(objective):
     """Display `loss_formula`."""
-    display_html(
-        f'<style>{_METHOD_STYLE}</style><div class="nrae-method">{_display_math(loss_formula(objective))}</div>'
-    )
+    display_html(f'<div class="nrae-method">{_display_math(objective)}</div>', _STYLE)
 
 
-def _display_math(latex):
-    return rf'<div class="math notranslate nohighlight">\[{escaped(latex)}\]</div>'
+def _display_math(objective):
+    return rf'<div class="math notranslate nohighlight">\[{escaped(loss_formula(objective))}\]</div>'
 
 
 def method_cards(entries, times=()):
-    """Display everything the catalogue says of some methods, see `method_cards_html`."""
-    display_html(method_cards_html(entries, times))
-
-
-def method_cards_html(entries, times=()):
-    """One card per method: formula, source, options, coefficients, form, density, preparation, search, time, note.
+    """Display a card per method: formula, source, options, coefficients, form, density, preparation, search, time, note.
 
     Arguments:
         entries: of `nrae_lib.core.methods.CATALOGUE`.
@@ -73,34 +58,31 @@ def method_cards_html(entries, times=()):
         cards.append(
             f'<div class="nrae-method" id="method-{escaped(entry.name)}">'
             f"<h4>{escaped(entry.title)} <code>{escaped(entry.name)}</code></h4>"
-            f"{_display_math(loss_formula(entry.objective))}<dl>{''.join(facts)}</dl></div>"
+            f"{_display_math(entry.objective)}<dl>{''.join(facts)}</dl></div>"
         )
-    return f'<style>{_METHOD_STYLE}</style><div class="nrae-methods">{"".join(cards)}</div>'
+    display_html(f'<div class="nrae-methods">{"".join(cards)}</div>', _STYLE)
 
 
 def _facts(entry, times):
     """(label, text with marks) of one method."""
     objective = entry.objective
-    posterior = f"Gaussian posterior with {objective.posterior} σ" if objective.posterior else ""
-    kinds = [type(term).__name__ for term in objective.terms.values()]
-    options = ", ".join(f"``{name} = {value!r}``" for name, value in objective.options().items())
-    coefficients = {penalty.weight_option: weight_convention(penalty) for penalty in objective.penalties}
-    prepared = "; ".join(dict.fromkeys(term.prepares for term in objective.terms.values() if term.prepares))
+    terms = objective.terms.values()
+    posterior = f", Gaussian posterior with {objective.posterior} σ" if objective.posterior else ""
     count = math.prod(map(len, entry.search.values()))
     values = {name: ", ".join(f"{value:g}" for value in each) for name, each in entry.search.items()}
     search = "; ".join(f"``{name}``: {each}" for name, each in values.items())
-    times = {where: ratios[entry.name] for where, ratios in _ratios(times).items() if entry.name in ratios}
+    measured = [f"{row[entry.name]:.2f} × AE ({where})" for where, row in _ratios(times).items() if entry.name in row]
     return (
         ("source", entry.reference),
-        ("terms", " + ".join(f":class:`nrae_lib.core.methods.{kind}`" for kind in kinds)),
-        ("options, defaults", options),
-        ("coefficients", "; ".join(f"``{name}`` {text}" for name, text in coefficients.items())),
-        ("code", ", ".join(filter(None, [objective.latent, posterior]))),
+        ("terms", " + ".join(f":class:`nrae_lib.core.methods.{type(term).__name__}`" for term in terms)),
+        ("options, defaults", ", ".join(f"``{name} = {value!r}``" for name, value in objective.options().items())),
+        ("coefficients", "; ".join(f"``{one.weight_option}`` {weight_convention(one)}" for one in objective.penalties)),
+        ("code", objective.latent + posterior),
         ("weights", objective.weights),
         ("latent density", f"``{entry.density}``"),
-        ("prepared once", prepared or "nothing"),
+        ("prepared once", "; ".join(dict.fromkeys(term.prepares for term in terms if term.prepares)) or "nothing"),
         ("search", f"{search} ({count} candidates)" if search else "nothing to choose"),
-        ("time of a step", "; ".join(f"{ratio:.2f} × AE ({where})" for where, ratio in times.items()) or "–"),
+        ("time of a step", "; ".join(measured) or "–"),
         ("note", entry.note),
     )
 
@@ -113,18 +95,8 @@ def weight_convention(penalty):
 
 
 def marked_table(rows, caption):
-    """Display a table of texts with marks: ``$formula$``, double backticks, ``[text](address)``, references to the library.
-
-    Arguments:
-        rows: label -> {column: text}; a column that a row lacks stays empty.
-        caption: what the table shows.
-    """
-    display_html(marked_table_html(rows, caption))
-
-
-def marked_table_html(rows, caption):
-    """The HTML of `marked_table`."""
-    return text_table_html(rows, caption, _marked_cell)
+    """Display a `text_table` with marks: ``$formula$``, double backticks, ``[text](address)``, references to the library."""
+    text_table(rows, caption, _marked_cell)
 
 
 def _marked_cell(text):
@@ -161,10 +133,8 @@ def documentation(thing):
 def documented(thing):
     """What a docstring says of single arguments and of the items of its list: name -> text, in one line."""
     text = inspect.getdoc(thing)
-    arguments = re.search(r"^Arguments:\n((?:    .*\n?|\n)+)", text, flags=re.MULTILINE)
     found = re.findall(r'^- "(\w+)": (.*(?:\n  .*)*)', text, flags=re.MULTILINE)
-    if arguments:
-        found += re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", arguments[1], flags=re.MULTILINE)
+    found += re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", text, flags=re.MULTILINE)
     return {name: " ".join(words.split()) for names, words in found for name in names.split(", ")}
 
 
@@ -182,8 +152,7 @@ def step_time_rows(names, times):
 
     Arguments: label -> name of the method; stored measurements, as `nrae_lib.pages.timing.stored` gives them.
     """
-    columns = _ratios(times) or {"time of a step / AE": {}}
     return {
-        label: {column: f"{ratios[name]:.2f}" if name in ratios else "–" for column, ratios in columns.items()}
+        label: {where: f"{row[name]:.2f}" if name in row else "–" for where, row in _ratios(times).items()}
         for label, name in names.items()
     }

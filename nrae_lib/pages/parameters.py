@@ -7,9 +7,8 @@ import difflib
 def check_parameters(namespace, **choices):
     """Stop with one sentence if a notebook was started with an unknown parameter or a wrong value.
 
-    Call it with `globals()` after the parameters cell: papermill itself only warns about a name it does not find
-    there, and the page would then quietly show something else than was asked for. What papermill was given stands in
-    the cell it injects, which begins with "# Parameters" and is found among IPython's executed inputs (`In`).
+    Call it with `globals()` after the parameters cell: papermill itself only warns about an unknown name. What it was
+    given stands in the cell it injects, which begins with "# Parameters" and is among IPython's executed inputs (`In`).
 
     Arguments:
         namespace: name -> value, the notebook's `globals()`.

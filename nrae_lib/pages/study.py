@@ -8,7 +8,7 @@ import inspect
 from nrae_lib.pages.boxes import banner, download, papermill_command, provenance, verdicts
 from nrae_lib.pages.parameters import check_parameters, choose_methods
 from nrae_lib.pages.plots import method_label, search_grid, show
-from nrae_lib.pages.tables import table_frame, text_table
+from nrae_lib.pages.tables import display_markdown, table_frame, text_table
 
 
 def open_study(parameters, experiment, plan, only="all", show_options=True, **choices):
@@ -29,71 +29,50 @@ def open_study(parameters, experiment, plan, only="all", show_options=True, **ch
         ValueError: a wrong parameter, naming the valid choices.
         RuntimeError: the spot check did not repeat its committed twins on the same kind of machine.
     """
-    from nrae_lib.runs import PRESETS, Study, check_device, grid
+    from nrae_lib import runs
+    from nrae_lib.core import methods
 
-    check_parameters(
-        parameters,
-        preset=PRESETS,
-        method=str,
-        device=check_device,
-        workers=grid.check_workers,
-        cluster=grid.check_cluster,
-        **choices,
-    )
-    preset, asked = parameters["preset"], parameters["method"]
-    study = Study(
-        experiment,
-        plan,
-        preset,
-        choose_methods(asked, dict.fromkeys((*plan("paper").methods, *plan(preset).methods))),
-        *(parameters[name] for name in ("device", "workers", "cluster")),
-        only=[] if only == "all" else [name.strip() for name in only.split(",")],
-    ).run()
+    checks = {"device": runs.check_device, "workers": runs.grid.check_workers, "cluster": runs.grid.check_cluster}
+    check_parameters(parameters, preset=runs.PRESETS, method=str, **checks, **choices)
+    conditions = [] if only == "all" else [name.strip() for name in only.split(",")]
+    how = {name: parameters[name] for name in checks}
+    study = runs.Study(experiment, plan, parameters["preset"], only=conditions, **how)
+    study.names = choose_methods(parameters["method"], dict.fromkeys((*study.full_plan.methods, *study.plan.methods)))
+    study.parameters = {name: parameters[name] for name in ("preset", "method", *choices)}
+    study.run()
     if show_options:
-        _show_options(study)
+        rows = {}
+        for condition, options in study.options.items():
+            for name in options:
+                chosen = study.plan_of(condition).run(condition, name, 0, options[name]).method_options
+                rows.setdefault(method_label(name), {})[condition] = methods.get(name).describe(chosen)
+        text_table(rows, caption="Options of each method")
     _show_search(study)
     banner(_banner_text(study))
     return study
 
 
-def _show_options(study):
-    """The options of each method under each condition, in the papers' symbols."""
-    from nrae_lib.core import methods
-
-    rows = {}
-    for condition, options in study.options.items():
-        plan = study.plan_of(condition)
-        for name in options:
-            chosen = plan.run(condition, name, 0, options[name]).method_options
-            rows.setdefault(method_label(name), {})[condition] = methods.get(name).describe(chosen)
-    text_table(rows, caption="Options of each method")
-
-
 def _show_search(study):
     """One picture for each condition that searched, and which choices lie at an edge."""
-    from IPython.display import Markdown, display
-
-    frame = study.search_frame
-    for condition in study.conditions:
-        chosen = study.chosen_by_search(condition)
-        rows = frame[(frame.condition == condition)] if len(frame) else frame
+    for condition in study.conditions if len(study.search_frame) else ():
+        rows = study.search_frame[study.search_frame.condition == condition]
         chosen = {
             name: options
-            for name, options in chosen.items()
-            if any(rows[rows.method == name][option].nunique() > 1 for option in options)
+            for name, options in study.chosen_by_search(condition).items()
+            if rows.loc[rows.method == name, list(options)].nunique().gt(1).any()
         }
         if not chosen:
             continue
-        display(Markdown(f"**{condition}**: validation error of every candidate; the choice is marked."))
+        display_markdown(f"**{condition}**: validation error of every candidate; the choice is marked.")
         show(
             search_grid(rows, chosen),
             alt=f"Validation error for each candidate of the search, {condition}; the choice is marked.",
         )
-        edges = "; ".join(
-            f"{method_label(name)} ({', '.join(ends)})" for name, ends in study.at_edge(condition).items()
-        )
+        edges = [f"{method_label(name)} ({', '.join(ends)})" for name, ends in study.at_edge(condition).items()]
         if edges:
-            display(Markdown(f"At an edge of the candidates, where a wider search might find better: {edges}."))
+            display_markdown(
+                f"At an edge of the candidates, where a wider search might find better: {'; '.join(edges)}."
+            )
 
 
 def _banner_text(study):
@@ -101,21 +80,19 @@ def _banner_text(study):
     from nrae_lib.data import datasets
 
     committed = [name for name in study.conditions if study.preset_of(name) == "paper"]
-    own = [name for name in study.conditions if name not in committed]
+    own = [name for name in study.conditions if name not in committed]  # none at preset "paper"
     sentences = [f"Preset {study.preset}."]
     if committed and study.preset != "paper":
-        runs = sum(len(study.of(name)) for name in committed)
-        alone = sum(result.trained_alone for name in committed for result in study.of(name))
-        sentences.append(
-            f"Shown at full scale, from {runs} committed runs: {', '.join(committed) if own else 'everything'}."
-        )
-        if alone < runs:
+        alone = [result.trained_alone for name in committed for result in study.of(name)]
+        what = ", ".join(committed) if own else "everything"
+        sentences.append(f"Shown at full scale, from {len(alone)} committed runs: {what}.")
+        if not all(alone):
             sentences.append(
-                f"{runs - alone} of them were trained in vectorized ensembles, whose numbers a run alone does not repeat bit for "
-                "bit; they will be trained anew."
+                f"{alone.count(False)} of them were trained in vectorized ensembles, whose numbers a run alone does not repeat "
+                "bit for bit; they will be trained anew."
             )
         sentences.append(spot_check_text(study.checked))
-    if own and study.preset != "paper":
+    if own:
         sentences.append(f"Cut here{' (' + ', '.join(own) + ')' if committed else ''}: {study.cut()}.")
         sentences.append("What a cut run finds neither confirms nor refutes a claim.")
         cut = [study.plan.conditions[name] for name in own]
@@ -139,26 +116,26 @@ def spot_check_text(checked):
     """
     if not checked:
         return ""
-    same, apart, broken = 0, [], []
+    apart, broken = [], []
     for result, twin in checked:
-        if result.metrics == twin.metrics:
-            same += 1
-            continue
-        kinds = [tuple(one.provenance.get(name) for name in ("device", "threads", "torch")) for one in (result, twin)]
-        if twin.trained_alone and kinds[0] == kinds[1]:
-            broken.append(result.run.label)
-        apart.append(abs(result.metrics["test_mse"] / twin.metrics["test_mse"] - 1))
+        if result.metrics != twin.metrics:
+            apart.append(abs(result.metrics["test_mse"] / twin.metrics["test_mse"] - 1))
+            kinds = {
+                tuple(one.provenance.get(name) for name in ("device", "threads", "torch")) for one in (result, twin)
+            }
+            if twin.trained_alone and len(kinds) == 1:
+                broken.append(result.run.label)
     if broken:
         raise RuntimeError(
             f"the spot check failed: on the same kind of machine these runs differ from the committed ones: {'; '.join(broken)}"
         )
-    text = f"Spot check: {len(checked)} of them were trained again now, {same} bit for bit the same"
-    if apart:
-        text += (
-            f", {len(apart)} (of an ensemble, or of another kind of machine) with test errors that differ by up to "
-            f"{max(apart):.1%}"
-        )
-    return text + "."
+    others = (
+        f", {len(apart)} (of an ensemble, or of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
+        if apart
+        else ""
+    )
+    same = len(checked) - len(apart)
+    return f"Spot check: {len(checked)} of them were trained again now, {same} bit for bit the same{others}."
 
 
 def close_study(study, page, frame=None, conditions=None, **tables):
@@ -175,24 +152,18 @@ def close_study(study, page, frame=None, conditions=None, **tables):
 
     Raises:
         TypeError: `study` is not what `open_study` returned.
+        ValueError: no claim is about `page`.
     """
-    from IPython.display import Markdown, display
-
     from nrae_lib import paper
-    from nrae_lib.runs import Study
 
-    if not isinstance(study, Study):
+    if not hasattr(study, "parameters"):
         raise TypeError(f"close_study takes what open_study returned, not {type(study).__name__}")
     judged = study.frame if frame is None else frame
     if conditions is None:
         extra = judged.condition.unique() if len(judged) else ()
-        items = [
-            item
-            for name in dict.fromkeys((*study.conditions, *study.absent, *extra))
-            for item in paper.judge(
-                page, judged, study.preset_of(name) if name in study.conditions else study.preset, (name,)
-            )
-        ]
+        names = dict.fromkeys((*study.conditions, *study.absent, *extra))
+        presets = {name: study.preset_of(name) if name in study.conditions else study.preset for name in names}
+        items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
     else:
         shown = {study.preset_of(name) for name in study.conditions}
         items = paper.judge(page, judged, "paper" if shown == {"paper"} else study.preset, tuple(conditions))
@@ -208,11 +179,10 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     provenance(study.results, study.already_stored if study.preset != "quick" or not study.checked else None)
     for results, title in (([now for now, _ in study.checked], "The spot check"), (study.searched, "The search")):
         if results:
-            display(Markdown(f"{title}:"))
+            display_markdown(f"{title}:")
             provenance(results)
-    display(Markdown("From the top of the repository:"))
-    asked = "all" if set(study.full_plan.methods) <= set(study.names) else ",".join(study.names)
-    papermill_command(f"notebooks/{page}.ipynb", preset=study.preset, method=asked)
+    display_markdown("From the top of the repository:")
+    papermill_command(f"notebooks/{page}.ipynb", **study.parameters)
 
 
 def stored_verdicts(items, page, save, known=True):
@@ -223,21 +193,16 @@ def stored_verdicts(items, page, save, known=True):
         save: store them; otherwise say so where the stored ones are others.
         known: whether they can be compared with the stored ones at all.
     """
-    from IPython.display import Markdown, display
-
-    from nrae_lib import paper
-    from nrae_lib.runs import project_root
+    from nrae_lib import paper, runs
 
     verdicts(items)
-    folder, full = project_root() / "results" / "verdicts", [item for item in items if item.preset == "paper"]
+    folder, full = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset == "paper"]
     if save:
         paper.save(page, full, folder)
     elif full and known and not paper.agree(full, folder):
-        display(Markdown("The scoreboard does not know these verdicts yet: run this page once with preset paper."))
+        display_markdown("The scoreboard does not know these verdicts yet: run this page once with preset paper.")
 
 
 def show_source(module):
     """Display the code of a module of `nrae_lib.pages.plans`, so that the settings which pages share stand in plain sight."""
-    from IPython.display import Markdown, display
-
-    display(Markdown(f"```python\n{inspect.getsource(module).strip()}\n```"))
+    display_markdown(f"```python\n{inspect.getsource(module).strip()}\n```")

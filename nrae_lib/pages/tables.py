@@ -7,7 +7,26 @@ from pathlib import Path
 
 from nrae_lib.pages.plots import PAGE_STYLE, method_label
 
-_STYLE = PAGE_STYLE + (Path(__file__).parent / "tables.css").read_text(encoding="utf-8")
+_STYLE = Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
+
+
+def escaped(value):
+    """Text from outside, as it may stand in HTML."""
+    return html.escape(str(value), quote=True)
+
+
+def display_html(text, style=""):
+    """Display HTML under `style`, CSS."""
+    from IPython.display import HTML, display
+
+    display(HTML(f"<style>{PAGE_STYLE}{style}</style>{text}"))
+
+
+def display_markdown(text):
+    """Display Markdown."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
 
 
 def comparison_table(rows, columns, caption, lower_is_better=True, digits=2, missing="not run"):
@@ -27,7 +46,7 @@ def comparison_table(rows, columns, caption, lower_is_better=True, digits=2, mis
     Raises:
         ValueError: a row names a column that the table does not have.
     """
-    columns, footnotes, cells, marks = list(columns), [], {}, {}
+    columns, footnotes, cells, marks = list(columns), {}, {}, {}
     for label, row in rows.items():
         for name in row:
             if name not in columns:
@@ -36,20 +55,19 @@ def comparison_table(rows, columns, caption, lower_is_better=True, digits=2, mis
         for name in columns:
             number, text = _printed(row.get(name), digits, missing)
             if number is None:
-                footnotes += [text] if text not in footnotes else []
-                text = f"–<sup>{footnotes.index(text) + 1}</sup>"
+                text = f"–<sup>{footnotes.setdefault(text, len(footnotes) + 1)}</sup>"
             else:
                 numbers[name] = number
             cells[label][name] = text
         marks[label] = _ranks(numbers, lower_is_better)
-    notes = [f"<sup>{place}</sup> {escaped(reason)}" for place, reason in enumerate(footnotes, 1)]
+    notes = [f"<sup>{place}</sup> {escaped(reason)}" for reason, place in footnotes.items()]
     if any(marks.values()):
         direction = "lower" if lower_is_better else "higher"
         notes.insert(0, f"<b>best</b> and <u>second best</u> of each row ({direction} is better)")
     # Ten methods fit the book's text column only in a smaller type.
     size = "font-size:.8em" if len(columns) > 7 else ""
     table = _table(cells, columns, caption, "nrae-table", size, marks=marks)
-    display_html(table + (f'<div class="nrae-table-notes">{"; ".join(notes)}</div>' if notes else ""))
+    display_html(table + (f'<div class="nrae-table-notes">{"; ".join(notes)}</div>' if notes else ""), _STYLE)
 
 
 def _printed(cell, digits, missing):
@@ -89,22 +107,17 @@ def table_frame(rows):
     return pandas.DataFrame(records, columns=["row", "column", "value", "deviation"])
 
 
-def text_table(rows, caption):
+def text_table(rows, caption, shown=escaped):
     """Display texts in rows and columns.
 
     Arguments:
         rows: label -> {column: text}; a column that a row lacks stays empty.
         caption: what the table shows.
+        shown: makes the HTML of a text.
     """
-    display_html(text_table_html(rows, caption))
-
-
-def text_table_html(rows, caption, shown=None):
-    """The HTML of `text_table`; ``shown`` makes the HTML of a text, by default escaped."""
-    shown = shown or escaped
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     cells = {label: {name: shown(row.get(name, "")) for name in columns} for label, row in rows.items()}
-    return _table(cells, columns, caption, "nrae-table nrae-table-text", head=shown)
+    display_html(_table(cells, columns, caption, "nrae-table nrae-table-text", head=shown), _STYLE)
 
 
 def _table(cells, columns, caption, classes, size="", head=None, marks=None):
@@ -132,19 +145,6 @@ def _table(cells, columns, caption, classes, size="", head=None, marks=None):
     # The caption stays outside the box, or a phone would cut it with the table. The keyboard can scroll a box only if
     # it can stop there.
     return (
-        f'<style>{_STYLE}</style><div class="nrae-table-caption">{escaped(caption)}</div>'
-        f'<div class="nrae-table-box" role="region" aria-label="{escaped(caption)}" tabindex="0">'
-        f"{table}</div>"
+        f'<div class="nrae-table-caption">{escaped(caption)}</div>'
+        f'<div class="nrae-table-box" role="region" aria-label="{escaped(caption)}" tabindex="0">{table}</div>'
     )
-
-
-def escaped(value):
-    """Text from outside, as it may stand in HTML."""
-    return html.escape(str(value), quote=True)
-
-
-def display_html(text):
-    """Display HTML."""
-    from IPython.display import HTML, display
-
-    display(HTML(text))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from torch.utils import benchmark
 
 from nrae_lib import paper, runs
 from nrae_lib.core import methods
@@ -48,15 +49,10 @@ _POINTS = 500  # of the random data; more than the neighbours of any objective
 
 @dataclass(frozen=True, kw_only=True)
 class Formulation(Objective):
-    """Another way to compute an objective's loss: same batches, same neighbours, same result.
+    """Another way to compute an objective's loss: same batches, same neighbours, same result."""
 
-    Arguments:
-        formula: (objective, batch, what it prepared) -> loss.
-        fused: whether Adam is the fused one, as in this library, or PyTorch's default, as in the released code.
-    """
-
-    formula: Callable[[Objective, Batch, dict], Tensor]
-    fused: bool = True
+    formula: Callable[[Objective, Batch, dict], Tensor]  # (objective, batch, what it prepared) -> loss
+    fused: bool = True  # Adam, as in this library; PyTorch's default, as in the released code, if not
 
     def loss(self, batch: Batch, prepared: dict, record: Tensor | None = None) -> Tensor:
         return self.formula(self, batch, prepared)
@@ -86,11 +82,8 @@ def _double_backward(objective: Objective, batch: Batch, prepared: dict) -> Tens
 def formulations(neighbor_weight: float = 1.0) -> dict[str, Objective]:
     """AE, NRAE-L and NRAE-Q by this library; AE as PyTorch runs it ("plain") and beside the released code, whose Adam is
     PyTorch's default; NRAE as the released code computes it ("released"). ``neighbor_weight`` is λ of all of them."""
-    found = {
-        "ae": Objective(),
-        runtime.PLAIN: Formulation(formula=_plain),
-        runtime.RELEASED_AE: Formulation(formula=_plain, fused=False),
-    }
+    found = {"ae": Objective(), runtime.PLAIN: Formulation(formula=_plain)}
+    found[runtime.RELEASED_AE] = Formulation(formula=_plain, fused=False)
     for order, name in ((1, "nrae_l"), (2, "nrae_q")):
         term = Neighborhood(order=order, neighbor_weight=neighbor_weight)
         found[name] = Objective(term)
@@ -100,7 +93,7 @@ def formulations(neighbor_weight: float = 1.0) -> dict[str, Objective]:
 
 def check_formulations(contenders: dict[str, Objective]) -> None:
     """Raise AssertionError unless all formulations of a method ("name, way") have the same loss and gradients, in double
-    precision and on small networks: what is checked is the code, not the numbers."""
+    precision and on small networks."""
     for network in (Network((12, 8), 2, "elu"), Network((12,), 3, "relu", "sigmoid")):
         data, found = torch.rand(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), {}
         for name, objective in contenders.items():
@@ -121,7 +114,7 @@ def everything() -> dict[str, Objective]:
 
 
 class _StandIns(Preparation):
-    """Random neighbours instead of the nearest: a step takes the same time, and no graph has to be built."""
+    """Random neighbours instead of the nearest: a step takes the same time, and no graph is built."""
 
     def graph(self, n_neighbors: int) -> Tensor:
         return torch.randint(len(self.data), (len(self.data), n_neighbors), device=self.data.device)
@@ -129,12 +122,14 @@ class _StandIns(Preparation):
 
 def turns(size: Size, contenders: dict[str, Objective], device: str = "cpu") -> dict[str, Callable[[], float]]:
     """Name -> function that takes a step (on a GPU, which works ahead of the host, twenty) and returns its seconds.
-    Objectives that need the same form of the network share one model."""
-    (network, features, batch_size), models, steps = size, {}, 1 if device == "cpu" else 20
+
+    Objectives that need the same form of the network share one model. Its first step also makes Adam's moments.
+    """
+    (network, features, batch_size), steps = size, 1 if device == "cpu" else 20
     generator = torch.Generator(device).manual_seed(0)
     data = torch.rand(_POINTS, features, generator=generator, device=device)
     target = torch.randn(_POINTS, network.latent_dim, generator=generator, device=device)  # any costs the same
-    stand_ins = _StandIns(data, network.latent_dim, seed=0)
+    stand_ins, models = _StandIns(data, network.latent_dim, seed=0), {}
 
     def turn(objective: Objective) -> Callable[[], float]:
         prepared = {
@@ -142,15 +137,11 @@ def turns(size: Size, contenders: dict[str, Objective], device: str = "cpu") -> 
             for name, term in objective.terms.items()
         }
         learned = tuple(name for term in objective.terms.values() for name in term.parameters())
-        form = objective.latent, objective.weights, objective.posterior, learned, getattr(objective, "fused", True)
+        fused = getattr(objective, "fused", True)
+        form = objective.latent, objective.weights, objective.posterior, learned, fused
         if form not in models:
             model = objective.build(network, (features,), seed=0).to(device)
-            optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=form[-1] or None)
-            for parameter in model.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-            optimizer.step()  # makes Adam's moments, which count to the optimizer and not to the first step
-            optimizer.zero_grad()
-            models[form] = model, optimizer
+            models[form] = model, torch.optim.Adam(model.parameters(), lr=0.0, fused=fused or None)
         model, optimizer = models[form]
 
         def seconds() -> float:
@@ -169,29 +160,24 @@ def turns(size: Size, contenders: dict[str, Objective], device: str = "cpu") -> 
 
 def clock(device: str) -> float:
     """Seconds: processor time on the CPU, the wall's clock of an idle GPU."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
+    return time.process_time() if device == "cpu" else benchmark.timer()
 
 
-def take_turns(turns: dict, rounds: int, warm_up: bool = True) -> pandas.DataFrame:
+def take_turns(turns: dict, rounds: int) -> pandas.DataFrame:
     """Seconds that the functions of ``turns`` return, one row per round and one column per name: everyone takes one turn
-    per round, in an order drawn for each. With ``warm_up`` a round that does not count comes first.
+    per round, in an order drawn for each. A round that does not count comes first.
 
     Raises:
         ValueError: for fewer than one round.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, not {rounds}")
-    order, shuffle, seconds = list(turns), random.Random(0).shuffle, {name: [] for name in turns}
-    for _ in range(rounds + warm_up):
-        shuffle(order)
-        for name in order:
-            seconds[name].append(turns[name]())
     import pandas
 
-    return pandas.DataFrame({name: values[-rounds:] for name, values in seconds.items()})
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, not {rounds}")
+    shuffled, found = random.Random(0), []
+    for _ in range(rounds + 1):
+        found.append({name: turns[name]() for name in shuffled.sample([*turns], len(turns))})
+    return pandas.DataFrame(found[1:], columns=list(turns))
 
 
 def peak_megabytes(turn: Callable[[], object], device: str = "cpu") -> float:
@@ -218,8 +204,8 @@ def _measured(turns: dict, rounds: int, device: str) -> tuple[pandas.DataFrame, 
     torch.set_num_threads(1)
     try:
         with Optimization(epochs=1, batch_size=1).numerics(torch.device(device)):
-            peaks = {name: round(peak_megabytes(turn, device), 1) for name, turn in turns.items()}  # warms up, too
-            return (1000 * take_turns(turns, rounds, warm_up=False)).round(3), peaks
+            times = (1000 * take_turns(turns, rounds)).round(3)
+            return times, {name: round(peak_megabytes(turn, device), 1) for name, turn in turns.items()}
     finally:
         torch.set_num_threads(threads)
 
@@ -228,15 +214,13 @@ def measure_steps(name: str, contenders: dict[str, Objective], rounds: int, devi
     """Contender -> milliseconds (median), ratio (median of those to "ae", which must be among them), peak_megabytes and
     rounds (milliseconds of each) of steps at one of :data:`SIZES`; plain data."""
     times, peaks = _measured(turns(SIZES[name], contenders, device), rounds, device)
-    return {
-        name: {
-            "milliseconds": float(times[name].median()),
-            "ratio": round(float((times[name] / times["ae"]).median()), 3),
-            "peak_megabytes": peaks[name],
-            "rounds": times[name].tolist(),
-        }
-        for name in contenders
+    columns = {
+        "milliseconds": times.median().to_dict(),
+        "ratio": times.div(times["ae"], axis=0).median().round(3).to_dict(),
+        "peak_megabytes": peaks,
+        "rounds": times.to_dict("list"),
     }
+    return {name: {label: column[name] for label, column in columns.items()} for name in times}
 
 
 def sweep(sizes: dict[int, Size], contenders: Callable[[int], dict[str, Objective]], rounds: int, device: str) -> dict:

@@ -52,13 +52,16 @@ def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str
             "inconclusive", missing methods or runs "not run".
 
     Raises:
-        ValueError: if a method has two rows for one condition and seed.
+        ValueError: if no claim is about ``page``, or a method has two rows for one condition and seed.
     """
+    claims = [claim for claim in CLAIMS if claim.page == page]
+    if not claims:
+        raise ValueError(f"no claim is about {page!r}: the pages are {', '.join(sorted({one.page for one in CLAIMS}))}")
     if len(frame) and (twice := frame.duplicated(["condition", "method", "seed"])).any():
         one = frame[twice].iloc[0]
         raise ValueError(f"two results of {one.method}, condition {one.condition}, seed {one.seed}: which one counts?")
     verdicts = []
-    for claim in (claim for claim in CLAIMS if claim.page == page):
+    for claim in claims:
         for condition in (name for name in conditions if name in (claim.conditions or conditions)):
             rows = frame[frame.condition == condition] if len(frame) else frame
             names = list(rows.method) if len(rows) else []

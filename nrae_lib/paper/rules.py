@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,11 +131,10 @@ def lower(metric: str, methods: Names, rivals: Names, target: float | None = Non
         if target is not None:
             found = {method: abs(numbers - target) for method, numbers in found.items()}
         tests, parts = [], []
-        for method in methods:
-            for rival in rivals:
-                tests.append(_t_tests(sign * found[method], sign * found[rival]))
-                ours, theirs = found[method].mean(), found[rival].mean()
-                parts.append(f"{method} {ours:.3g} against {rival} {theirs:.3g}: p = {tests[-1][0]:.2g}")
+        for method, rival in product(methods, rivals):
+            ours, theirs = found[method], found[rival]
+            tests.append(_t_tests(sign * ours, sign * theirs))
+            parts.append(f"{method} {ours.mean():.3g} against {rival} {theirs.mean():.3g}: p = {tests[-1][0]:.2g}")
         return _directional(tests), f"One-sided Welch tests of {what}: " + "; ".join(parts) + "."
 
     return Rule((*rivals, *methods), rule)

@@ -19,7 +19,9 @@ _table1 = partial(Claim, "supp_table1_runtime", "supplement 2.1, Table 1", unit=
 _fig1 = partial(Claim, "supp_fig1_runtime_scaling", "supplement 2.1, Figure 1", unit="round")
 
 PLAIN, RELEASED_AE = "ae, plain", "ae, released"  # AE as PyTorch runs it, with the fused Adam and with its default one
-_LIBRARY = ("library", "plain")  # this library over its own AE, and over AE as PyTorch runs it
+_LIBRARY = ("library", "plain")
+# Condition -> the AE that times are divided by, and the way the methods themselves are computed.
+_WAYS = {"library": ("ae", ""), "plain": (PLAIN, ""), "released": (RELEASED_AE, ", released")}
 SECONDS = {v.method: v.value for v in values("nrae", "supp_table1", "mnist")}
 
 CLAIMS: tuple[Claim, ...] = (
@@ -73,11 +75,7 @@ def step_frame(times: pandas.DataFrame) -> pandas.DataFrame:
     import pandas
 
     found = []
-    for condition, below, suffix in (
-        ("library", "ae", ""),
-        ("plain", PLAIN, ""),
-        ("released", RELEASED_AE, ", released"),
-    ):
+    for condition, (below, suffix) in _WAYS.items():
         for method in (name for name in CATALOGUE if {below, name + suffix} <= {*times}):
             ours = times[method + suffix]
             ratios = {"ratio": ours / times[below], "topoae_ratio": times.get("topoae", np.nan) / ours}

@@ -43,7 +43,8 @@ def across(frame: pandas.DataFrame) -> pandas.DataFrame:
     return rows[(rows.method != "cae") | (rows["set"] != "CELEBA")].assign(condition=ACROSS)
 
 
-def _condition(name: str, size: str) -> str:
+def title(name: str, size: str) -> str:
+    """A condition's name, such as "MNIST S"."""
     return f"{IMAGE_SETS[name].title} {size}"
 
 
@@ -56,9 +57,9 @@ def _lowest(claim: partial, table: str, sizes: str) -> Iterator[Claim]:
             ours = tuple(method for method in NRAE if beaten[method] == rivals)
             yield claim(
                 f"{table.replace('_', '-')}-{name}-{size.lower()}{'' if ours == NRAE else '-' + ours[0][-1]}",
-                f"{_condition(name, size)}: {spelled(*ours)} {'have' if len(ours) > 1 else 'has'} a lower test error than "
+                f"{title(name, size)}: {spelled(*ours)} {'have' if len(ours) > 1 else 'has'} a lower test error than "
                 f"{spelled(*rivals)}.",
-                rules.lower("test_mse", ours, rivals), (_condition(name, size),), fewest=rules.FEWEST_FOR_T_TESTS,
+                rules.lower("test_mse", ours, rivals), (title(name, size),), fewest=rules.FEWEST_FOR_T_TESTS,
             )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ CLAIMS: tuple[Claim, ...] = (
         _table4(
             f"table4-better-than-alone-{name}",
             f"A combination can be better than NRAE alone: {spelled(both)} has a lower test error than {spelled(alone)}.",
-            rules.lower("test_mse", (both,), (alone,)), (_condition(name, "S"),),
+            rules.lower("test_mse", (both,), (alone,)), (title(name, "S"),),
         )
         # Where one is printed below NRAE alone: the best one.
         for name, both, alone in (("mnist", "nrcae_l", "nrae_l"), ("cifar10", "nrwae_q", "nrae_q"))
@@ -134,7 +135,7 @@ CLAIMS: tuple[Claim, ...] = (
             f"table5-ratio-{name}", f"An epoch of E-NRAE-L takes {linear:.2f} times NRAE-L's, one of E-NRAE-Q {quadratic:.2f} "
             f"times NRAE-Q's (here: within {rules.MARGIN:.0%}).",
             rules.every(*(rules.about("ratio", *each) for each in zip(_EXTENDED, (linear, quadratic), strict=True))),
-            (f"{_condition(name, 'S')}, times",), "round",
+            (f"{title(name, 'S')}, times",), "round",
         )
         for name in ("mnist", "cifar10")
         for linear, quadratic in [_ratios(name)]
@@ -144,7 +145,7 @@ CLAIMS: tuple[Claim, ...] = (
         _supplement(
             f"supp-table3-standard-errors{suffix}", f"The standard errors are negligible (here: below {_NEGLIGIBLE:.0%} of the "
             "mean, which holds for all that are printed).",
-            rules.relative_error_below("test_mse", names, _NEGLIGIBLE), tuple(_condition(name, "S") for name in sets),
+            rules.relative_error_below("test_mse", names, _NEGLIGIBLE), tuple(title(name, "S") for name in sets),
         )
         for suffix, sets, names in (
             ("", tuple(IMAGE_SETS)[:-1], ("ae", "vae", "wae", "dae", "cae", "spae", *NRAE)),

@@ -9,9 +9,10 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 
-from nrae_lib import pages, runs
+from nrae_lib import pages, paper, runs
 from nrae_lib.core import methods
 from nrae_lib.own_data import embeddings
 from nrae_lib.pages import timing
@@ -46,14 +47,12 @@ def test_good_parameters_pass_beside_everything_a_notebook_holds():
     ({"seeds": 3.0}, "parameter 'seeds' must be int, got 3.0 (float)"),
     ({"rate": False}, "parameter 'rate' must be float, got False (bool)"),
     ({"show_all": 1}, "parameter 'show_all' must be bool, got 1 (int)"),
-    ({"method": "nrae"}, "parameter 'method': unknown method 'nrae', did you mean 'nrae_q'?; the methods are: ae, dae"),
+    ({"method": "nrae"}, "parameter 'method': unknown method 'nrae', did you mean"),
 ])  # fmt: skip
 def test_wrong_parameters_stop_the_page_with_the_valid_choices(change, message):
-    with pytest.raises(ValueError) as caught:
-        injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in change.items())
+    injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in change.items())
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         pages.check_parameters(GOOD | change | {"In": ["", "method = 'all'", injected]}, **CHOICES)
-    beginning = message if "did you mean 'nrae_q'" not in message else "parameter 'method': unknown method 'nrae', did"
-    assert str(caught.value).startswith(beginning)
 
 
 def test_a_missing_parameter_and_a_failed_check_are_named():
@@ -100,9 +99,8 @@ def test_comparison_table_marks_what_prints_alike_alike(shown):
     assert cell_classes(html) == [["second", "best", ""]]
     assert "−1.0" in html and "higher is better" in html
     html = shown(pages.comparison_table, {"a": {"ae": 1.0}}, ["ae"], "x <y>")
-    assert (
-        '<div class="nrae-table-notes">' not in html and 'role="region" aria-label="x &lt;y&gt;" tabindex="0"' in html
-    )
+    assert '<div class="nrae-table-notes">' not in html
+    assert 'role="region" aria-label="x &lt;y&gt;" tabindex="0"' in html
     assert html.index("nrae-table-caption") < html.index('<div class="nrae-table-box"'), "a phone scrolls the box alone"
     with pytest.raises(ValueError, match="row 'a' names 'vae'; the columns are: ae"):
         pages.comparison_table({"a": {"vae": 1.0}}, ["ae"], "x")
@@ -133,10 +131,8 @@ def test_provenance_groups_what_differs(shown):
 
 
 def verdict(status, text="Claim"):
-    claim = SimpleNamespace(identifier="fig4", paper="NRAE", section="Section 4.1", text=text)
-    return SimpleNamespace(
-        claim=claim, condition="released code", status=status, statistics="0.29 < 1.90", preset="quick"
-    )
+    claim = paper.Claim("fig4_sine", "Section 4.1", "fig4", text, None)
+    return paper.Verdict(claim, "released code", "quick", status, "0.29 < 1.90")
 
 
 def test_verdicts_say_it_in_words_and_symbols(shown):
@@ -160,7 +156,6 @@ def test_text_tables_keep_columns_in_line_and_banners_and_tables_escape(shown):
 
 
 def test_download_gives_back_the_same_numbers(shown, tmp_path, monkeypatch):
-    pandas = pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
     frame = pandas.DataFrame({"method": ["ae", 'ä, "b"'], "mse": [1 / 3, 1e-17]})
 
@@ -232,8 +227,8 @@ def test_the_formula_follows_order_space_and_composition():
     assert isometric.count(r"\tfrac{\lambda_{\text{isometry}}}{D}") == 2  # the paper's one coefficient
 
 
-def test_a_card_says_everything_the_catalogue_does():
-    html = pages.method_cards_html([methods.get("grae"), methods.get("iae"), methods.get("dae")], TIMES)
+def test_a_card_says_everything_the_catalogue_does(shown):
+    html = shown(pages.method_cards, [methods.get("grae"), methods.get("iae"), methods.get("dae")], TIMES)
     text = plain(html)
     assert 'id="method-grae"' in html and html.count(r"\[\begin{aligned}") == 3
     assert "PHATE embedding of the training points" in text and "phate_knn = 5" in text
@@ -241,25 +236,25 @@ def test_a_card_says_everything_the_catalogue_does():
         assert f"{name}: {', '.join(f'{value:g}' for value in values)}" in text
     assert f"({len(methods.get('grae').candidates())} candidates)" in text
     assert "isometry_weight 0.1 beside an error summed over the D features; here 0.1/D" in text
-    assert "1.50 × AE (small, CPU &lt;x&gt;)" in text and "time of a step – note" in re.sub(
-        r"(step|–)(?=\S)", r"\1 ", text
-    )
+    assert "1.50 × AE (small, CPU &lt;x&gt;)" in text and "<dt>time of a step</dt><dd>–</dd>" in html
     assert '<a href="../api/methods.html#nrae_lib.core.methods.PhateTarget"><code>PhateTarget</code></a>' in html
     assert methods.get("grae").note in text.replace("&#x27;", "'")
 
 
-def test_every_card_can_be_made_and_every_term_says_what_it_costs():
-    html = pages.method_cards_html(methods.CATALOGUE.values())
+def test_every_card_can_be_made_and_every_term_says_what_it_costs(shown):
+    html = shown(pages.method_cards, methods.CATALOGUE.values())
     assert html.count('class="nrae-method"') == len(methods.CATALOGUE)
     for term in (*methods.RECONSTRUCTIONS.values(), *methods.PENALTIES.values()):
         assert term.formula and term.reference and term.cost, term
-        default = methods.terms.Term.prepare
-        assert bool(term.prepares) == (type(term).prepare is not default), term
+        assert bool(term.prepares) == (type(term).prepare is not methods.Term.prepare), term
 
 
-def test_marks_become_html_and_all_else_is_escaped():
-    html = pages.marked_table_html({"``a<b``": {"formula": "$x<y$ & :func:`nrae_lib.core.losses.isometry`, [AE](#method-ae)",
-                                                "more": ":class:`Short`, :math:`y^2` <b>"}}, "caption")  # fmt: skip
+def test_marks_become_html_and_all_else_is_escaped(shown):
+    row = {
+        "formula": "$x<y$ & :func:`nrae_lib.core.losses.isometry`, [AE](#method-ae)",
+        "more": ":class:`Short`, :math:`y^2` <b>",
+    }
+    html = shown(pages.marked_table, {"``a<b``": row}, "caption")
     assert "<code>a&lt;b</code>" in html and r'nohighlight">\(x&lt;y\)</span> &amp; ' in html
     assert '<a href="../api/losses.html#nrae_lib.core.losses.isometry"><code>isometry</code></a>' in html
     assert '<a href="#method-ae">AE</a>' in html and "<code>Short</code>" in html
@@ -279,7 +274,6 @@ def test_step_times_stand_in_rows():
     rows = pages.step_time_rows({"NRAE-Q": "nrae_q", "WAE": "wae"}, TIMES)
     assert rows["NRAE-Q"] == {"small, CPU <x>": "3.25", "large, CPU <x>": "–"}
     assert set(rows["WAE"].values()) == {"–"}
-    assert pages.step_time_rows({"AE": "ae"}, []) == {"AE": {"time of a step / AE": "–"}}
 
 
 def test_committed_step_times_cover_the_catalogue():

@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from nrae_lib import paper
-from nrae_lib.paper import rules, runtime
+from nrae_lib.paper import runtime
 
 
 def noisy(milliseconds, rounds=8, seed=0):
@@ -20,22 +20,21 @@ def statuses(page, frame):
 
 def test_verdicts_on_figure_1():
     k, d = np.array([2, 10, 50, 100]), np.array([100, 5000])
-    neighbors = {"ae": 20 + 0 * k, "nrae_l": 22 + 0 * k, "nrae_q": 23 + 0.2 * k, "spae": 20 + 3.5 * k}
-    dimensions = {
-        "ae": d / 100, "nrae_l": d / 90, "nrae_q": d / 80, "cae": d / 40, "cae, estimate": d**1.5 / 100, "spae": d / 50,
+    given = {
+        "neighbors": (k, {"ae": 20 + 0 * k, "nrae_l": 22 + 0 * k, "nrae_q": 23 + 0.2 * k, "spae": 20 + 3.5 * k}),
+        "dimensions": (d, {"ae": d / 100, "nrae_l": d / 90, "nrae_q": d / 80, "cae": d / 40, "cae, estimate": d**1.5 / 100,
+                           "spae": d / 50}),
+        "full_jacobian": (np.array([50, 100]), {"ae": [10, 10], "cae": [100, 100]}),
     }  # fmt: skip
-    measured = {
-        part: {"values": x.tolist(), "milliseconds": {
-            name: [noisy(ms, seed=place) for place, ms in enumerate(times)] for name, times in table.items()
-        }}
-        for part, x, table in (("neighbors", k, neighbors), ("dimensions", d, dimensions))
-    }  # fmt: skip
-    measured["full_jacobian"] = {"values": [50, 100], "milliseconds": {"ae": [noisy(10)] * 2, "cae": [noisy(100)] * 2}}
+    measured = {}
+    for part, (x, table) in given.items():
+        times = {name: [noisy(ms, seed=place) for place, ms in enumerate(row)] for name, row in table.items()}
+        measured[part] = {"values": x.tolist(), "milliseconds": times}
     frame = runtime.scaling_frame(measured)
-    spae = frame[frame.method == "spae"]
-    assert spae.k_exponent.mean() == pytest.approx(1, abs=0.1) and spae.d_growth.mean() == pytest.approx(1, abs=0.1)
-    assert spae.k_growth.mean() == pytest.approx(370 / 27, rel=0.1)
-    assert statuses("supp_fig1_runtime_scaling", runtime.scaling_frame(measured)) == {
+    spae = frame[frame.method == "spae"].mean(numeric_only=True)
+    assert spae[["k_exponent", "d_growth"]].tolist() == pytest.approx([1, 1], abs=0.1)
+    assert spae.k_growth == pytest.approx(370 / 27, rel=0.1)
+    assert statuses("supp_fig1_runtime_scaling", frame) == {
         ("supp-fig1-cae-dimension", "exact"): "not reproduced",
         ("supp-fig1-cae-dimension", "estimate"): "reproduced",
         ("supp-fig1-cae-dimension", "full_jacobian"): "not reproduced",
@@ -79,16 +78,3 @@ def test_one_round_decides_nothing():
     verdicts = paper.judge("supp_table1_runtime", frame, "smoke", ("library",))
     assert {v.status for v in verdicts} == {"inconclusive", "not run"}
     assert any("1 round(s); at least 6 decide" in v.statistics for v in verdicts)
-
-
-def test_between_needs_significance_on_every_side():
-    def status(center, spread=0.02, **bounds):
-        ratios = np.exp(np.random.default_rng(1).normal(np.log(center), spread, 8))
-        frame = pandas.DataFrame({"method": "vae", "seed": range(8), "ratio": ratios})
-        return rules.between("ratio", ("vae",), **bounds)(frame)[0]
-
-    assert status(1.0, low=0.75, high=1.25) == "reproduced"
-    assert status(1.0, spread=1.0, low=0.75, high=1.25) == "inconclusive"
-    assert status(2.0, low=0.75, high=1.25) == status(0.5, low=0.75) == "not reproduced"
-    assert status(0.5, high=1.25) == status(1.0, spread=0, low=0.75, high=1.25) == "reproduced"
-    assert status(1.0, spread=0, low=1.25) == "not reproduced"

@@ -1,10 +1,13 @@
 """The convolutional networks of Table 3 on the paper's image sets; several pages show or vary these runs."""
 
+from itertools import product
+
 from nrae_lib.core import methods
 from nrae_lib.core.models import ConvNetwork
 from nrae_lib.core.training import Optimization
 from nrae_lib.data import datasets
 from nrae_lib.pages.plans import image_source
+from nrae_lib.paper.tables import title
 from nrae_lib.runs import Plan
 
 METHODS = ("ae", "vae", "wae", "dae", "cae", "grae", "spae", "nrae_l", "nrae_q")
@@ -66,19 +69,11 @@ def condition(preset: str, name: str, size: str, names: tuple[str, ...] = METHOD
     )
 
 
-def title(name: str, size: str) -> str:
-    """A condition's name, such as "MNIST S"."""
-    return f"{datasets.IMAGE_SETS[name].title} {size}"
-
-
 def plan(preset: str, names: tuple[str, ...] = METHODS, sets: list[tuple[str, str]] | None = None) -> Plan:
     """All sets at full scale, MNIST S and CIFAR10 S else; ``sets``: other pairs of name and size."""
     if sets is None:
-        sets = (
-            [(name, size) for name in SETS for size in "SL"]
-            if preset == "paper"
-            else [("mnist", "S"), ("cifar10", "S")]
-        )
+        sets = product(SETS, "SL") if preset == "paper" else [("mnist", "S"), ("cifar10", "S")]
+    exact = [name for name in names if "jacobian" in methods.get(name).options]
     return Plan(
         {title(name, size): condition(preset, name, size, names) for name, size in sets},
         tuple(names),
@@ -86,9 +81,5 @@ def plan(preset: str, names: tuple[str, ...] = METHODS, sets: list[tuple[str, st
         keep="images",
         search={name: SEARCH[name] for name in names if name in SEARCH} if preset == "paper" else {},
         # The exact Jacobian takes m passes: full scale has the method's own rule, the cut runs its unbiased estimate.
-        fixed={
-            name: dict(jacobian="estimate")
-            for name in names
-            if preset != "paper" and "jacobian" in methods.get(name).options
-        },
+        fixed={} if preset == "paper" else {name: dict(jacobian="estimate") for name in exact},
     )
