@@ -46,8 +46,8 @@ def open_study(parameters, experiment, plan, only="all", show_options=True, **ch
         plan,
         preset,
         choose_methods(asked, dict.fromkeys((*plan("paper").methods, *plan(preset).methods))),
-        *(parameters[name] for name in ("device", "workers", "cluster")),
         only=[] if only == "all" else [name.strip() for name in only.split(",")],
+        **{name: parameters[name] for name in ("device", "workers", "cluster")},
     ).run()
     if show_options:
         _show_options(study)
