@@ -50,7 +50,7 @@ class Plan:
             the search has data of its own (``search_data_options``, or held-out draws).
 
     Raises:
-        ValueError: for a condition with an unknown field, whose choices are none's, or made on seeds that are reported.
+        ValueError: for an unknown field of a condition, choices that are none's or made on reported seeds, names in one text.
     """
 
     conditions: dict[str, dict[str, Any]]
@@ -144,7 +144,7 @@ class Study:
         how: device, workers and cluster, see :func:`nrae_lib.runs.run_all`.
 
     Raises:
-        ValueError: for a condition that the plan does not have, naming those it has.
+        ValueError: for a condition that the plan does not have, naming those it has; for names in one text.
         RuntimeError: for results that are asked for before :meth:`run`.
     """
 

@@ -39,9 +39,8 @@ def on_circle(angle_of):
     return model(encode, picture)
 
 
-def circle_data(angles, test_angles):
+def circle_data(train, test):
     """Points whose only feature is their angle in degrees."""
-    train, test = torch.tensor(angles), torch.tensor(test_angles)
     return Dataset(train[:, None], test[:, None], train, test)
 
 
@@ -63,8 +62,8 @@ def test_order_on_a_line_finds_the_fold_and_the_jump():
     assert arrays["breaks"].tolist() == [9] and metrics["neighbor_breaks"] == 1
 
 
-FULL = circle_data(np.arange(0.0, 360, 1.2).tolist(), np.arange(0.0, 360, 0.36).tolist())
-HALF = circle_data(np.arange(0.0, 180, 9.0).tolist(), np.linspace(0, 180, 1000).tolist())
+FULL = circle_data(torch.arange(0.0, 360, 1.2), torch.arange(0.0, 360, 0.36))
+HALF = circle_data(torch.arange(0.0, 180, 9.0), torch.linspace(0, 180, 1000))
 
 
 @pytest.mark.parametrize(

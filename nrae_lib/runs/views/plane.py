@@ -40,8 +40,8 @@ class Whitened:
 
 
 def grid_near(coordinates: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """(points, points, 2) float64, a regular grid over [-2, 2]², row by row from above, and where the data are: (points,
-    points) bool, whether some training code, of which the whitened ``coordinates`` (N, 2) are given, lies within one step."""
+    """A regular grid over [-2, 2]², (points, points, 2) float64, row by row from above, and where the data are, (points,
+    points) bool: whether one of the whitened codes (N, 2) lies within one step of the grid."""
     side = torch.linspace(-_REACH, _REACH, points, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), 2).flip(0)
     step = float(side[1] - side[0])
