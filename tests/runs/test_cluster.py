@@ -115,13 +115,12 @@ def test_without_scheduler_or_sbatch_one_sentence(tmp_path, monkeypatch):
 def slurm(**changes):
     """Dask's configuration of SLURM jobs."""
     found = dict(cores=3, memory="8GB", job_script_prologue=["module load python"], walltime="02:00:00")
-    found |= dict(
-        job_extra_directives=["--gres=gpu:1"], scheduler_options={"host": "127.0.0.1", "dashboard_address": ":0"}
-    )
+    options = {"host": "127.0.0.1", "dashboard_address": ":0"}
+    found |= dict(job_extra_directives=["--gres=gpu:1"], scheduler_options=options)
     return dask.config.set({f"jobqueue.slurm.{name}": value for name, value in (found | changes).items()})
 
 
-def test_slurm_job_script():
+def test_the_job_script_of_slurm_has_a_signal_and_needs_cores():
     with slurm(), cluster.slurm_cluster() as jobs:
         lines, address = jobs.job_script().splitlines(), jobs.scheduler_address
     assert lines[0].startswith("#!")
@@ -134,9 +133,6 @@ def test_slurm_job_script():
     options = dict(re.findall(r"--([\w-]+) ([^\s-]\S*)", command))
     assert options["memory-limit"] == "0" and command.count("--memory-limit") == 2, "the last one counts"
     assert options["nthreads"] == "3" and "nworkers" not in options and "--nanny" in command
-
-
-def test_slurm_keeps_the_signal_of_the_configuration_and_needs_cores():
     with slurm(job_extra_directives=["--signal=B:TERM@300"]), cluster.slurm_cluster() as jobs:
         assert jobs.job_script().count("--signal=") == 1
     with pytest.raises(ValueError, match=r"needs jobqueue\.slurm\.cores and jobqueue\.slurm\.memory"):
