@@ -18,16 +18,6 @@ TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 
 
-def copy_sources(copy: Path) -> None:
-    """What the book is made of, without executed pages: the checkout keeps its own."""
-    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "thumbnails")
-    for name in ("book", "notebooks", "nrae_lib", "results"):
-        shutil.copytree(ROOT / name, copy / name, ignore=skip)
-    shutil.rmtree(copy / "book" / "notebooks", ignore_errors=True)
-    for name in ("_config.yml", "requirements.lock"):
-        shutil.copy(ROOT / name, copy)
-
-
 def build_environment() -> dict[str, str]:
     # As on GitHub: the launch and repository buttons are part of the book that is tested.
     environment = os.environ | {"NRAE_PRESET": "smoke", "GITHUB_REPOSITORY": "example/nrae"}
@@ -56,8 +46,13 @@ def built_book(tmp_path_factory) -> SimpleNamespace:
     with (shared / "book.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not outcome.exists():
-            copy.mkdir()
-            copy_sources(copy)
+            # Without executed pages: the checkout keeps its own.
+            skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "thumbnails")
+            for name in ("book", "notebooks", "nrae_lib", "results"):
+                shutil.copytree(ROOT / name, copy / name, ignore=skip)
+            shutil.rmtree(copy / "book" / "notebooks", ignore_errors=True)
+            for name in ("_config.yml", "requirements.lock"):
+                shutil.copy(ROOT / name, copy)
             outcome.write_text(json.dumps(build(copy)))
     status, log = json.loads(outcome.read_text())
     if status:

@@ -29,7 +29,7 @@ import torch
 from dask.system import CPU_COUNT
 
 from nrae_lib.core import training
-from nrae_lib.runs.attempt import POLL_SECONDS, attempt
+from nrae_lib.runs.performing import POLL_SECONDS, attempt
 from nrae_lib.runs.progress import Progress
 from nrae_lib.runs.run import Result, Run
 from nrae_lib.runs.store import Store, code_state
@@ -43,10 +43,8 @@ def slurm_cluster() -> Any:
     """A ``dask_jobqueue.SLURMCluster`` without jobs yet, configured by Dask's own files (section ``jobqueue.slurm``).
 
     Each job is one worker with all of the job's cores. SLURM is asked to send SIGTERM a minute before the job's time is
-    over (unless the configuration has a ``--signal`` of its own) to the worker, which replaces the job's shell.
-
-    Raises:
-        ValueError: without a number of cores and an amount of memory in the configuration.
+    over (unless the configuration has a ``--signal`` of its own) to the worker, which replaces the job's shell. ValueError
+    without a number of cores and an amount of memory in the configuration.
     """
     import dask_jobqueue
 
@@ -126,12 +124,7 @@ def _ends_cleanly() -> Iterator[None]:
 
 
 def perform_all(
-    missing: list[Run],
-    store: Store,
-    device: str,
-    workers: int,
-    cluster: "str | distributed.Client | None",
-    board: Progress,
+    missing: list[Run], store: Store, device: str, workers: int, cluster: Any, board: Progress
 ) -> Iterator[tuple[Run, Result | str]]:
     """The result or the error of each of the ``missing`` runs, as it ends; arguments as in :func:`nrae_lib.runs.run_all`.
 
@@ -140,11 +133,10 @@ def perform_all(
         RuntimeError: if SLURM refuses all jobs, or a worker differs (:class:`WorkerDiffers`).
     """
     store = Store(store.folder.resolve(), store.scratch)
-    topic, code = f"nrae-{uuid.uuid4().hex}", code_state()
+    topic, code, workers = f"nrae-{uuid.uuid4().hex}", code_state(), min(workers, len(missing))
     waiting, said, again, looked = deque(missing), deque(), [], 0.0
-    flights: dict[distributed.Future, Run] = {}
+    flights: dict[str, tuple[Run, distributed.Future]] = {}  # by the key of the run
     told: set[str] = set()  # keys of runs whose worker was told to end, and saved them
-    workers = min(workers, len(missing))
     with _ends_cleanly(), _connected(workers, cluster) as (client, own):
         client.subscribe_topic(topic, lambda event: said.append(event[1]))
         client.register_plugin(_Saves(), name="nrae_lib")
@@ -159,25 +151,23 @@ def perform_all(
                 while waiting and len(flights) < max(board.workers, 1):
                     run = waiting.popleft()
                     work = _work, run, store, store.path(run).name, device, topic, code
-                    flights[client.submit(*work, key=f"nrae-{uuid.uuid4().hex}", pure=False)] = run
+                    flights[run.key] = run, client.submit(*work, key=f"nrae-{uuid.uuid4().hex}", pure=False)
                     board.advance(run.key)
-                ended = [future for future in flights if future.done()]
-                if not ended:
-                    time.sleep(_TICK_SECONDS)
-                for future in ended:
-                    run = flights.pop(future)
-                    ending = _ending(future, run, store, run.key in told)
+                time.sleep(_TICK_SECONDS)
+                for key in [key for key, (_, future) in flights.items() if future.done()]:
+                    run, future = flights.pop(key)
+                    ending = _ending(future, run, store, key in told)
                     if ending is None:  # another process has it in hand, or its workers were told to end
-                        board.drop(run.key)
+                        board.drop(key)
                         again.append(run)
                     else:
                         yield run, ending
-                    told.discard(run.key)
+                    told.discard(key)
                 while said:
                     key, done, epochs = said.popleft()
                     if not epochs:
                         told.add(key)
-                    elif any(run.key == key for run in flights.values()):
+                    elif key in flights:
                         board.advance(key, done, epochs)
                 board.elsewhere = len(again)
                 board.show()
@@ -186,11 +176,11 @@ def perform_all(
         finally:
             with suppress(Exception):
                 client.unsubscribe_topic(topic)
-                client.cancel(list(flights))
+                client.cancel([future for _, future in flights.values()])
 
 
 def _ending(future: distributed.Future, run: Run, store: Store, told: bool) -> Result | str | None:
-    """What the worker returned, see :func:`nrae_lib.runs.attempt.attempt`, stored if the worker could not."""
+    """What the worker returned, see :func:`nrae_lib.runs.performing.attempt`, stored if the worker could not."""
     try:
         ending = future.result()
         if isinstance(ending, Result) and not store.path(run).exists():
@@ -223,7 +213,7 @@ class WorkerDiffers(RuntimeError):
 
 
 def _work(run: Run, store: Store, name: str, device: str, topic: str, code: str) -> Result | str | None:
-    """Perform ``run`` on this worker, see :func:`nrae_lib.runs.attempt.attempt`, and say how it goes."""
+    """Perform ``run`` on this worker, see :func:`nrae_lib.runs.performing.attempt`, and say how it goes."""
     worker, said = distributed.get_worker(), -1.0
     if (code_state(), store.path(run).name) != (code, name):
         raise WorkerDiffers(

@@ -1,13 +1,11 @@
-"""Measures of trained models that are taken after training and stored beside their runs, such as FID and ELBO.
+"""Measures of trained models that are taken after training, such as FID and ELBO, and stored beside their runs.
 
-The run, the measure's own name and its options decide it, and it is computed once: one sealed JSON file in the folder
-``evaluations`` of the run's store.
+Each is one sealed JSON file in the folder ``evaluations`` of the run's store.
 """
 
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,17 +17,12 @@ from nrae_lib.core.files import seal, unseal, write_atomically
 from nrae_lib.data.datasets import Dataset
 from nrae_lib.runs.performing import environment, trained_model
 from nrae_lib.runs.run import Run
-from nrae_lib.runs.store import Store
+from nrae_lib.runs.store import Store, read
 from nrae_lib.runs.views import decode, encode
 
 
 def evaluate(
-    run: Run,
-    name: str,
-    store: Store,
-    function: Callable[..., dict[str, float]],
-    options: dict | None = None,
-    device: str = "auto",
+    run: Run, name: str, store: Store, function: Callable, options: dict | None = None, device: str = "auto"
 ) -> dict[str, float]:
     """The metrics that ``function`` gives for the trained model of ``run``: read where stored, else computed and stored.
 
@@ -37,10 +30,8 @@ def evaluate(
         run: one whose results are kept with weights (``views.WITH_WEIGHTS``).
         name: of the measure; with the run and ``options`` it identifies the evaluation. Give a measure whose meaning has
             changed another name.
-        store: of the run.
         function: ``(model, data, **options) -> metrics``; the model is in evaluation mode, on ``device``.
         options: plain data (numbers, texts, lists).
-        device: see :func:`nrae_lib.runs.trained_model`.
 
     Raises:
         ValueError: if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
@@ -49,8 +40,7 @@ def evaluate(
     if found is not None:
         return found
     model = trained_model(run, store, device)
-    data = run.dataset()
-    metrics = {key: float(value) for key, value in function(model, data, **(options or {})).items()}
+    metrics = {key: float(value) for key, value in function(model, run.dataset(), **(options or {})).items()}
     for key, value in metrics.items():
         if not math.isfinite(value):
             raise ValueError(f"{name} of run {run.label}: {key} is {value}, not a finite number")
@@ -66,29 +56,21 @@ def stored(run: Run, name: str, store: Store, options: dict | None = None) -> di
     A damaged file is reported in one sentence and counts as missing.
     """
     path, content = _place(run, name, store, options)
-    try:
-        found = json.loads(unseal(path.read_bytes()))
+
+    def decode(sealed: bytes) -> dict[str, float]:
+        found = json.loads(unseal(sealed))
         if {key: found[key] for key in content} != content:
             raise ValueError("it belongs to another evaluation")
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, OSError) as error:
-        warnings.warn(f"stored evaluation {path} cannot be used ({error}) and will be computed again", stacklevel=2)
-        return None
-    return found["metrics"]
+        return found["metrics"]
+
+    return read(path, "evaluation", decode)
 
 
 def reconstruction_fid(model: nn.Module, data: Dataset, **options) -> dict[str, float]:
     """FID of the reconstructed test images and the test images (NRAE, supplement, Table 2).
 
     Arguments:
-        options: of :func:`nrae_lib.core.measures.fid`, such as ``dims``.
-
-    Returns:
-        ``{"fid": ...}``.
-
-    Raises:
-        FidWeightsMissing: see :func:`nrae_lib.core.measures.fid`.
+        options: of :func:`nrae_lib.core.measures.fid`, such as ``dims``, which also says what is raised.
     """
     reconstructed = decode(model, encode(model, data.test), data.test[0].numel())
     return {"fid": measures.fid(reconstructed, data.test, next(model.parameters()).device, **options)}
@@ -119,19 +101,15 @@ def elbo(model: nn.Module, data: Dataset, floor: float = 1 / 255, samples: int =
 def sharpness(reconstructed: Tensor, originals: Tensor) -> float:
     r"""How much of the originals' local contrast their reconstructions have: 1 as sharp, 0 without any.
 
-    .. math:: \frac{\sum (\hat x_p - \hat x_q)^2}{\sum (x_p - x_q)^2}
-
-    with sums over all images and all pairs p, q of horizontal or vertical neighbours.
-
-    Arguments:
-        reconstructed, originals: (N, C, H, W) of the same shape, bytes or floats.
+    :math:`\sum (\hat x_p - \hat x_q)^2 / \sum (x_p - x_q)^2`, over all images and all pairs p, q of horizontal or vertical
+    neighbours; both are (N, C, H, W), bytes or floats.
     """
 
     def contrast(images):
-        images = images.double()
+        images = torch.as_tensor(images).double()
         return images.diff(dim=-1).square().sum() + images.diff(dim=-2).square().sum()
 
-    return float(contrast(torch.as_tensor(reconstructed)) / contrast(torch.as_tensor(originals)))
+    return float(contrast(reconstructed) / contrast(originals))
 
 
 def _place(run: Run, name: str, store: Store, options: dict | None) -> tuple[Path, dict]:

@@ -1,6 +1,5 @@
 """Many runs: what is stored is read, what is missing is performed and stored the moment it exists."""
 
-import json
 import multiprocessing
 import numbers
 import re
@@ -8,18 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from nrae_lib.core.extras import library
 from nrae_lib.core.measures import order_breaks
-from nrae_lib.data import datasets
-from nrae_lib.runs.attempt import POLL_SECONDS, attempt
-from nrae_lib.runs.performing import check_device
+from nrae_lib.runs.performing import POLL_SECONDS, attempt, check_device
 from nrae_lib.runs.progress import Progress
 from nrae_lib.runs.run import Result, Run
 from nrae_lib.runs.store import Store
@@ -35,22 +30,20 @@ _ADDRESS = r"(tcp|tls|ucxx?|wss?|inproc)://\S+|(\[[\da-fA-F:]+\]|[^\s:/]+):\d+"
 class RunsFailed(RuntimeError):
     """Some runs gave no result; the results of all others are stored.
 
-    The message has one line for each of them, then the tracebacks.
-
-    Arguments:
-        failures: run -> the text of its traceback, or one sentence where there is none.
+    ``failures``: run -> the text of its traceback, or one sentence where there is none. The message has one line for each
+    of them, then the tracebacks.
     """
 
     def __init__(self, failures: dict[Run, str]):
+        super().__init__(failures)
         self.failures = failures
-        name = _names(failures)
-        lines = [f"{name[run.key]}: {text.strip().splitlines()[-1]}" for run, text in failures.items()]
-        tracebacks = dict.fromkeys(text.strip() for text in failures.values() if "\n" in text.strip())
-        head = "these runs gave no result; those of all others are stored:"
-        super().__init__("\n\n".join(["\n".join([head, *lines]), *tracebacks]))
 
-    def __reduce__(self):
-        return RunsFailed, (self.failures,)
+    def __str__(self) -> str:
+        texts = {run: text.strip() for run, text in self.failures.items()}
+        name = _names(texts)
+        lines = [f"{name[run.key]}: {text.splitlines()[-1]}" for run, text in texts.items()]
+        head = "these runs gave no result; those of all others are stored:"
+        return "\n\n".join(["\n".join([head, *lines]), *dict.fromkeys(text for text in texts.values() if "\n" in text)])
 
 
 def _names(runs: Iterable[Run]) -> dict[str, str]:
@@ -76,7 +69,6 @@ def run_all(
     A run that fails stops no other.
 
     Arguments:
-        store: where results are looked up and kept.
         device: see :func:`nrae_lib.runs.perform`. On workers, "auto" and "cuda" give each its own GPU in turn.
         progress: how far the runs are, and the time left, see :class:`nrae_lib.runs.progress.Progress`.
         workers: how many Dask processes on this machine, which share its cores, or how many SLURM jobs, at most; 1 or
@@ -96,13 +88,13 @@ def run_all(
         raise NotADirectoryError(f"results cannot be kept in {store.folder}: it is a file, not a folder")
     planned = list(runs)
     unique = {run.key: run for run in planned}
-    results = {key: store.get(run) for key, run in unique.items()}
-    missing = [run for key, run in unique.items() if results[key] is None]
-    _tidy(store, [run for key, run in unique.items() if results[key] is not None])
+    results = {result.run.key: result for result in stored(unique.values(), store)}
+    missing = [run for key, run in unique.items() if key not in results]
+    _tidy(store, results.values())
     failures: dict[Run, str] = {}
     if missing:
         with (
-            Progress(len(missing), progress, names=_names(missing)) as board,
+            closing(Progress(_names(missing), progress)) as board,
             closing(_endings(missing, store, device, int(workers or 1), cluster, board)) as endings,
         ):
             for run, ending in endings:
@@ -123,11 +115,11 @@ def _endings(missing: list[Run], store: Store, device: str, workers: int, cluste
         # A worker that is being started imports the script, which would start workers of its own.
         raise SystemExit('a script that calls run_all needs the line `if __name__ == "__main__":` above the call')
     try:
-        with store.claim(missing[0], False):
+        with store.claim(missing[0]):
             pass
     except OSError as error:
-        raise OSError(f"results cannot be kept in {store.folder}: choose a folder that can be written, on a file "
-                      f"system with locks ({error})") from error  # fmt: skip
+        where = "choose a folder that can be written, on a file system with locks"
+        raise OSError(f"results cannot be kept in {store.folder}: {where} ({error})") from error
     if not cluster:
         check_device(device)
         if min(workers, len(missing)) == 1:
@@ -160,11 +152,11 @@ def _loop(missing: list[Run], store: Store, device: str, board: Progress) -> Ite
         missing, board.elsewhere = busy, len(busy)
 
 
-def _tidy(store: Store, found: list[Run]) -> None:
+def _tidy(store: Store, found: Iterable[Result]) -> None:
     """Remove what killed processes left behind; another process, or one without the right to, is no reason to stop."""
     with suppress(OSError):
-        for run in found:
-            store.checkpoint(run).unlink(missing_ok=True)
+        for result in found:
+            store.checkpoint(result.run).unlink(missing_ok=True)
         oldest = time.time() - _LEFTOVER_SECONDS
         for path in store.folder.glob(".*.part"):
             if path.stat().st_mtime < oldest:
@@ -183,16 +175,13 @@ def check_cluster(cluster: "str | distributed.Client | None") -> None:
     """ValueError, naming what is valid, if ``cluster`` names none; ImportError if it needs Dask."""
     if not cluster:
         return
-    valid = (
-        "choose the address of a Dask scheduler (such as tcp://host:8786), a distributed.Client, 'slurm', or nothing for "
-        "this machine"
-    )
-    if isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(_ADDRESS, cluster):
-        raise ValueError(f"unknown cluster {cluster!r}: {valid}")
-    if cluster == "slurm":
-        _require("dask_jobqueue")
-    elif not isinstance(cluster, (str, _require("distributed").Client)):
-        raise ValueError(f"a cluster cannot be {cluster!r}: {valid}")
+    wrong = isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(_ADDRESS, cluster)
+    if wrong or not isinstance(cluster, (str, _require("distributed").Client)):
+        raise ValueError(
+            f"unknown cluster {cluster!r}: choose the address of a Dask scheduler (such as tcp://host:8786), a "
+            "distributed.Client, 'slurm', or nothing for this machine"
+        )
+    _require("dask_jobqueue" if cluster == "slurm" else "distributed")
 
 
 def _require(module: str) -> ModuleType:
@@ -205,61 +194,43 @@ def stored(runs: Iterable[Run], store: Store) -> list[Result]:
 
 
 def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dict]:
-    """The options of every method with the lowest mean of ``metric`` over the seeds of a search.
+    """method -> its options with the lowest mean of ``metric`` over the held-out seeds of a search.
 
-    Arguments:
-        results: of a validation search: for each method the same held-out seeds for every candidate.
-        metric: lower is better.
-
-    Returns:
-        method -> options; methods without results are absent, the first of equal candidates wins.
+    Methods without results are absent; the first of equal candidates wins.
 
     Raises:
         ValueError: if the candidates of a method were not tried on the same seeds.
     """
-    values: dict[str, dict[str, dict[int, float]]] = {}
-    options = {}
+    tried: dict[str, dict[str, dict[int, float]]] = {}  # method -> candidate -> seed -> value
+    options, chosen = {}, {}
     for result in results:
-        key = repr(sorted(result.run.method_options.items()))
-        options[key] = result.run.method_options
-        tried = values.setdefault(result.run.method, {}).setdefault(key, {})
-        tried[result.run.seed] = result.metrics[metric]
-    chosen = {}
-    for method, candidates in values.items():
-        if len({frozenset(tried) for tried in candidates.values()}) > 1:
+        run = result.run
+        key = repr(sorted(run.method_options.items()))
+        options[key] = run.method_options
+        tried.setdefault(run.method, {}).setdefault(key, {})[run.seed] = result.metrics[metric]
+    for method, candidates in tried.items():
+        if len({frozenset(values) for values in candidates.values()}) > 1:
             raise ValueError(f"the search of {method!r} is incomplete: its candidates were tried on different seeds")
-        means = {key: sum(tried.values()) / len(tried) for key, tried in candidates.items()}
-        chosen[method] = options[min(means, key=means.get)]
+        best = min(candidates, key=lambda key: sum(candidates[key].values()) / len(candidates[key]))
+        chosen[method] = options[best]
     return chosen
 
 
 def frame(results: Iterable[Result]) -> "pandas.DataFrame":
     """One row per result: data, recipe, method, seed, its options and all metrics, and seconds.
 
-    Results that hold the training codes of a curve also get ``train_order_breaks``, the order breaks
-    (:func:`nrae_lib.core.measures.order_breaks`) among the noisy training points instead of the noise-free test points.
+    Where it holds the training codes of a curve, also ``train_order_breaks``, :func:`nrae_lib.core.measures.order_breaks`
+    of the noisy training points.
     """
     import pandas
 
-    return pandas.DataFrame(
-        [
-            {"data": result.run.data, "recipe": result.run.recipe, "method": result.run.method,
-             "seed": result.run.seed, **result.run.method_options, **result.metrics, **_train_order(result),
-             "seconds": result.seconds}
-            for result in results
-        ]
-    )  # fmt: skip
-
-
-def _train_order(result: Result) -> dict[str, float]:
-    run = result.run
-    if run.keep not in ("figure", "animation") or "code" not in result.arrays:
-        return {}
-    position = _train_position(run.data, run.seed, json.dumps(run.data_options, sort_keys=True))
-    return {"train_order_breaks": float(order_breaks(torch.from_numpy(result.arrays["code"]), position))}
-
-
-@lru_cache(maxsize=1024)
-def _train_position(data: str, seed: int, options: str) -> Tensor:
-    """Positions of the training points; all methods share them."""
-    return datasets.make(data, seed, **json.loads(options)).train_position
+    rows = []
+    for result in results:
+        run = result.run
+        row = {"data": run.data, "recipe": run.recipe, "method": run.method, "seed": run.seed}
+        row |= run.method_options | result.metrics
+        if run.keep in ("figure", "animation") and "code" in result.arrays:
+            code = torch.from_numpy(result.arrays["code"])
+            row["train_order_breaks"] = float(order_breaks(code, run.dataset().train_position))
+        rows.append(row | {"seconds": result.seconds})
+    return pandas.DataFrame(rows)

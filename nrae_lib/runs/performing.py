@@ -2,9 +2,11 @@
 
 import math
 import platform
+import re
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from nrae_lib.runs.run import Result, Run
 from nrae_lib.runs.store import Store, project_root
 from nrae_lib.runs.views import VIEWS, WITH_WEIGHTS, learned_curve
 
+POLL_SECONDS = 1.0  # between two looks at what other processes do
 _FRAMES, _FRAME_POINTS = 40, 128
 
 
@@ -70,11 +73,33 @@ def perform(
     provenance = {"device": device_name(device), "fingerprint": data.fingerprint, **environment()}
     if device.startswith("cuda"):
         provenance["peak_memory"] = f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB"
-    weights = None
-    if run.keep in WITH_WEIGHTS:
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = model.state_dict() if run.keep in WITH_WEIGHTS else {}
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()} or None
     steps_per_second = trained.steps / max(trained.seconds, 1e-9)
     return Result(run, metrics, history, arrays, trained.seconds, steps_per_second, provenance, weights)
+
+
+def attempt(
+    run: Run, store: Store, device: str, report: Callable[[int, int], None], keep: bool = True
+) -> Result | str | None:
+    """Perform ``run`` unless it is stored, from the checkpoint of an attempt that was killed, and ``keep`` it at once.
+
+    Returns:
+        the result; the traceback, if the run failed; None, if another process has it in hand.
+    """
+    with store.claim(run) as free:
+        if not free:
+            return None
+        try:
+            result = store.get(run)  # another process may have ended it just now
+            if result is None:
+                result = perform(run, device, store.checkpoint(run), progress=report)
+                if keep:
+                    store.put(result)
+                store.checkpoint(run).unlink(missing_ok=True)
+            return result
+        except Exception:
+            return traceback.format_exc()
 
 
 def frame_epochs(epochs: int) -> tuple[int, ...]:
@@ -96,25 +121,24 @@ def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
         weights = store.weights(run)
         if weights is None:
             known, result = store.get(run), perform(run, device, store.checkpoint(run))
-            if known is not None and known.metrics != result.metrics:
+            if known is None:
+                store.put(result)
+            elif known.metrics == result.metrics:
+                store.put_weights(result)  # a committed result keeps its bytes: where, when and how fast it was trained
+            else:
                 raise ValueError(
                     f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers: "
                     f"measure it on the machine that trained it ({known.provenance.get('device', 'unknown')})"
                 )
-            if known is None:
-                store.put(result)
-            else:  # a committed result keeps its bytes: where, when and how fast it was trained
-                store.put_weights(result)
             store.checkpoint(run).unlink(missing_ok=True)
             weights = result.weights
-    shape = tuple(run.dataset().train.shape[1:])
-    model = run.objective().build(run.network, shape, run.seed)
+    model = run.objective().build(run.network, tuple(run.dataset().train.shape[1:]), run.seed)
     model.load_state_dict(weights)
     return model.to(find_device(device)).eval()
 
 
 def check_device(device: str) -> None:
-    """Stop with one sentence if ``device`` is neither "auto" nor a device of this machine."""
+    """ValueError if ``device`` is neither "auto" nor a device of this machine."""
     if device == "auto":
         return
     try:
@@ -125,11 +149,7 @@ def check_device(device: str) -> None:
 
 
 def find_device(device: str) -> str:
-    """``device`` itself, or for "auto" the GPU if there is one.
-
-    Raises:
-        ValueError: for a device that this machine does not have.
-    """
+    """``device`` itself, or for "auto" the GPU if there is one; ValueError for one that this machine does not have."""
     check_device(device)
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -138,13 +158,9 @@ def device_name(device: str) -> str:
     """The device's own name, for provenance."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"CPU ({line.split(':', 1)[1].strip()})"
-    except OSError:
-        pass
-    return f"CPU ({platform.processor() or platform.machine()})"
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:(.*)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return f"CPU ({found[1].strip() if found else platform.processor() or platform.machine()})"
 
 
 def environment() -> dict[str, str]:
@@ -164,9 +180,8 @@ def _commit() -> str:
     """The checkout's commit, with a mark if the library differs from it; "unknown" outside a checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
+        command = ["git", "-C", str(project_root()), *arguments]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=20).strip()
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")

@@ -17,7 +17,6 @@ from nrae_lib.data import datasets
 from nrae_lib.runs.views import VIEWS
 
 RECIPES = ("paper", "paper_elu", "released")
-KEEP = tuple(VIEWS)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Run:
     keep: str = "figure"
 
     def __post_init__(self):
-        for name, value, valid in (("recipe", self.recipe, RECIPES), ("keep", self.keep, KEEP)):
+        for name, value, valid in (("recipe", self.recipe, RECIPES), ("keep", self.keep, VIEWS)):
             if value not in valid:
                 raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
         # "nrae_l + mmd" and "nrae_l+mmd" are one run
@@ -108,8 +107,7 @@ class Result:
         arrays: what figures need, by name.
         seconds, steps_per_second: of training.
         provenance: device, versions, commit, threads, data fingerprint, date.
-        weights: the trained model's ``state_dict``, for the views that keep it (``views.WITH_WEIGHTS``); stored apart
-            from everything else, see :meth:`nrae_lib.runs.Store.weights`.
+        weights: the trained model's ``state_dict``, for ``views.WITH_WEIGHTS``; stored apart from everything else.
     """
 
     run: Run
@@ -139,9 +137,8 @@ class Result:
         """Inverse of :meth:`to_bytes`; ValueError if ``content`` is damaged."""
         try:
             with np.load(io.BytesIO(unseal(content)), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = dict(file)
             fields = json.loads(arrays.pop("result").tobytes())
-            run = Run.from_dict(fields.pop("run"))
-            return Result(run=run, arrays=arrays, **fields)
+            return Result(run=Run.from_dict(fields.pop("run")), arrays=arrays, **fields)
         except Exception as error:  # whatever zip, JSON or numpy make of a file that is not ours
             raise ValueError(str(error)) from error

@@ -5,10 +5,11 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from nrae_lib.data import datasets
 from nrae_lib.runs.run import Result, Run
 
 PRESETS = ("smoke", "quick", "paper")
-COMMITTED = ("paper",)  # their results are part of the checkout
 
 
 def project_root() -> Path:
@@ -36,11 +36,21 @@ def code_state() -> str:
     return digest.hexdigest()[:12]
 
 
+def read(path: Path, what: str, decode: Callable[[bytes], Any]) -> Any:
+    """What ``decode`` makes of a file; None if it is not there, or, with one sentence that says so, if it is damaged."""
+    try:
+        return decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, OSError) as error:
+        warnings.warn(f"stored {what} {path} cannot be used ({error}) and will be computed again", stacklevel=3)
+        return None
+
+
 class Store:
     """A folder of results.
 
     Arguments:
-        folder: where they are.
         scratch: whether file names also hold the state of the image files that a run reads
             (:func:`nrae_lib.data.datasets.state`), so that a run is performed again where these have changed.
     """
@@ -54,14 +64,12 @@ class Store:
 
         The scratch folder is ``$NRAE_RESULTS``, by default ``_build/results`` in the checkout, and in it one folder for
         each state of the library's code (:func:`code_state`), so that what an edit may have changed is computed again.
-        Committed results outlive edits; ``semantics`` and a test that trains some of them again guard those.
-
-        Raises:
-            ValueError: for an unknown preset, naming the valid ones.
+        Committed results outlive edits; ``semantics`` and a test that trains some of them again guard those. ValueError
+        for an unknown preset, naming the valid ones.
         """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-        if preset in COMMITTED:
+        if preset == "paper":  # its results are part of the checkout
             return Store(project_root() / "results" / experiment)
         scratch = Path(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results")
         return Store(scratch / code_state(), scratch=True)
@@ -79,30 +87,14 @@ class Store:
 
     def get(self, run: Run) -> Result | None:
         """The stored result, or None. A damaged file is reported in one sentence and counts as missing."""
-        path = self.path(run)
-        try:
-            result = Result.from_bytes(path.read_bytes())
+
+        def decode(content: bytes) -> Result:
+            result = Result.from_bytes(content)
             if result.run.key != run.key:
                 raise ValueError("it belongs to another run")
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError) as error:
-            warnings.warn(f"stored result {path} cannot be used ({error}) and will be computed again", stacklevel=2)
-            return None
-        return result
+            return result
 
-    def all(self) -> list[Result]:
-        """Every readable result in the folder, ordered by its run's label; results of older semantics are left out."""
-        found = []
-        for path in sorted(self.folder.glob("*.npz")):
-            try:
-                result = Result.from_bytes(path.read_bytes())
-            except ValueError as error:
-                warnings.warn(f"stored result {path} cannot be used ({error}) and is left out", stacklevel=2)
-                continue
-            if self.name(result.run) == path.stem:
-                found.append(result)
-        return sorted(found, key=lambda result: result.run.label)
+        return read(self.path(run), "result", decode)
 
     def put(self, result: Result) -> None:
         self.put_weights(result)  # first, so that a stored result always has them on the machine that made it
@@ -117,20 +109,18 @@ class Store:
 
     def weights(self, run: Run) -> dict[str, torch.Tensor] | None:
         """The trained weights of ``run``, or None where they are not on this machine (they are never committed)."""
-        try:
-            with np.load(io.BytesIO(unseal(self._weights_path(run).read_bytes())), allow_pickle=False) as file:
-                return {name: torch.from_numpy(file[name]) for name in file.files}
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError) as error:
-            warnings.warn(f"stored weights {self._weights_path(run)} cannot be used ({error})", stacklevel=2)
-            return None
+
+        def decode(content: bytes) -> dict[str, torch.Tensor]:
+            with np.load(io.BytesIO(unseal(content)), allow_pickle=False) as file:
+                return {name: torch.from_numpy(value) for name, value in file.items()}
+
+        return read(self._weights_path(run), "weights", decode)
 
     def _weights_path(self, run: Run) -> Path:
         return self.folder / ".weights" / f"{self.name(run)}.npz"
 
     @contextmanager
-    def claim(self, run: Run, wait: bool) -> Iterator[bool]:
+    def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
         """Hold the right to perform ``run``; yields False, at once, if another process has it and ``wait`` is off.
 
         The lock belongs to the process and goes with it, however it ends.

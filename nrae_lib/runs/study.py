@@ -1,13 +1,12 @@
 """An experiment of the paper: conditions x methods x seeds, with the options of every method chosen on validation data.
 
-A page says what its experiment is (:class:`Plan`, one for each preset); a :class:`Study` searches, trains and reads what
-is stored. The same budget is open to every method: the candidates of its plan, on the same held-out seeds, judged by the
-error on validation points that are used for nothing else.
+The same budget is open to every method: the candidates of its plan, on the same held-out seeds, judged by the error on
+validation points that are used for nothing else.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 from nrae_lib.core import methods
@@ -20,6 +19,14 @@ if TYPE_CHECKING:
     import pandas
 
 SPOT_CHECK_SECONDS = 10.0  # of training, by the clock of the committed runs
+_RUN_FIELDS = ("data", "data_options", "network", "optimization", "recipe")
+_CONDITION_FIELDS = (*_RUN_FIELDS, "methods", "options", "keep", "search_data_options", "search_as", "same_choice")
+
+
+def _listed(what: str, names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ValueError(f"{what} must be a list of names such as {names.split(',')}, not the text {names!r}")
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,13 @@ class Plan:
         keep: what results hold, a name from ``views.VIEWS``; ``keep_first`` is for seed 0, by default the same.
         search: method -> {option: candidates}; all combinations are tried. Methods without an entry have nothing to choose.
         fixed: method -> options that are not searched, such as k where the paper states it.
-        search_seeds: the held-out seeds of the search.
+        search_seeds: the held-out seeds of the search, none of ``seeds`` unless its data differ (``search_data_options``).
         search_epochs: epochs of a run of the search; 0: as many as all runs have.
         criterion: the metric that decides, the lowest mean over the held-out seeds: "validation_mse", or "test_mse" where
             the search has data of its own (``search_data_options``, or held-out draws).
+
+    Raises:
+        ValueError: for an unknown field of a condition, choices that are none's or made on reported seeds, names in one text.
     """
 
     conditions: dict[str, dict[str, Any]]
@@ -55,11 +65,23 @@ class Plan:
     criterion: str = "validation_mse"
 
     def __post_init__(self):
-        for name, condition in self.conditions.items():
-            source = condition.get("search_as", name)
+        _listed("the methods", self.methods)
+        reported = sorted({*self.search_seeds} & {*range(self.seeds)})
+        for name, content in self.conditions.items():
+            _listed(f"the methods of condition {name!r}", content.get("methods", ()))
+            if unknown := sorted(content.keys() - set(_CONDITION_FIELDS)):
+                valid = ", ".join(_CONDITION_FIELDS)
+                raise ValueError(f"condition {name!r} has an unknown field {unknown[0]!r}: choose among {valid}")
+            source = content.get("search_as", name)
             if source not in self.conditions or "search_as" in self.conditions[source]:
                 raise ValueError(
                     f"condition {name!r} takes the choices of {source!r}, which is no condition that searches"
+                )
+            searches = source == name and any(self.candidates(name, method) for method in self.methods_of(name))
+            if reported and searches and not content.get("search_data_options"):
+                raise ValueError(
+                    f"choices must be made on held-out seeds: the search of condition {name!r} has the seeds {reported}, "
+                    f"which are among the {self.seeds} that are reported"
                 )
 
     def methods_of(self, condition: str) -> tuple[str, ...]:
@@ -70,23 +92,15 @@ class Plan:
     def run(self, condition: str, method: str, seed: int, options: dict, searching: bool = False) -> Run:
         """One run; ``options`` are those that were chosen, to which the fixed ones come."""
         content = self.conditions[condition]
-        fields = {
-            name: content[name]
-            for name in ("data", "data_options", "network", "optimization", "recipe")
-            if name in content
-        }
-        kept = content.get("keep") or (self.keep_first if seed == 0 else "") or self.keep
-        if searching and self.search_epochs:
-            fields["optimization"] = replace(fields["optimization"], epochs=self.search_epochs)
-        if searching and "search_data_options" in content:
-            fields["data_options"] = fields.get("data_options", {}) | content["search_data_options"]
-        return Run(
-            method=method,
-            method_options=self._fixed(condition, method) | options,
-            seed=seed,
-            keep="metrics" if searching else kept,
-            **fields,
-        )
+        fields = {name: content[name] for name in _RUN_FIELDS if name in content}
+        keep = content.get("keep") or (self.keep_first if seed == 0 else "") or self.keep
+        if searching:
+            keep = "metrics"
+            fields["data_options"] = fields.get("data_options", {}) | content.get("search_data_options", {})
+            if self.search_epochs:
+                fields["optimization"] = replace(fields["optimization"], epochs=self.search_epochs)
+        options = self._fixed(condition, method) | options
+        return Run(method=method, method_options=options, seed=seed, keep=keep, **fields)
 
     def _fixed(self, condition: str, method: str) -> dict[str, Any]:
         return self.fixed.get(method, {}) | self.conditions[condition].get("options", {}).get(method, {})
@@ -126,144 +140,123 @@ class Study:
         plan: preset -> :class:`Plan`.
         preset: "smoke", "quick" or "paper".
         names: the methods that this page was asked for; all of the plan if empty.
-        device, workers, cluster: see :func:`nrae_lib.runs.run_all`.
         only: the conditions to run; all of the plan if empty.
+        how: device, workers and cluster, see :func:`nrae_lib.runs.run_all`.
 
     Raises:
-        ValueError: for a condition that the plan does not have, naming those it has.
+        ValueError: for a condition that the plan does not have, naming those it has; for names in one text.
         RuntimeError: for results that are asked for before :meth:`run`.
-
-    Attributes, after :meth:`run`:
-        plan, full_plan: of this preset, and of "paper".
-        conditions: those with results, in the order of the page.
-        options: condition -> method -> chosen options.
-        searched, search_frame: results of the search that decided; of the frame, ``validation_mse`` is what decided.
-        results, frame: what the page shows and judges; the frame is :func:`nrae_lib.runs.grid.frame` with a column ``condition``.
-        checked: the spot check, pairs of a result of now and its committed twin.
-        absent: conditions that are left out, or not checked, because their images are not on this machine.
-        already_stored: how many of this preset's own results were read, not trained.
-        whole: whether all conditions and all methods were asked for.
     """
 
+    # After `run`:
+    conditions: list[str]  #: those with results, in the order of the page
+    options: dict[str, dict[str, dict]]  #: condition -> method -> chosen options
+    searched: list[Result]  #: of the search that decided
+    search_frame: "pandas.DataFrame"  #: of ``searched``; its ``validation_mse`` is what decided
+    results: list[Result]  #: what the page shows and judges
+    frame: "pandas.DataFrame"  #: :func:`nrae_lib.runs.grid.frame` of the results with a column ``condition``
+    checked: list[tuple[Result, Result]]  #: the spot check, pairs of a result of now and its committed twin
+    absent: list[str]  #: conditions that are left out, or not checked, because their images are not on this machine
+    already_stored: int  #: how many of this preset's own results were there, and not trained
+
     def __init__(
-        self,
-        experiment: str,
-        plan: Callable[[str], Plan],
-        preset: str,
-        names: Iterable[str] = (),
-        device: str = "auto",
-        workers: int = 1,
-        cluster: str = "",
-        only: Iterable[str] = (),
+        self, experiment: str, plan: Callable, preset: str, names: Iterable[str] = (), only: Iterable[str] = (), **how
     ):
-        self.experiment, self.preset = experiment, preset
-        self.plan, self.full_plan = plan(preset), plan("paper")
+        self.preset, self.plan, self.full_plan, self._how = preset, plan(preset), plan("paper"), how
         self.store, self.full_store = Store.of(preset, experiment), Store.of("paper", experiment)
-        known = {**self.full_plan.conditions, **self.plan.conditions}
-        self._known, self._wanted = tuple(known), tuple(only) or tuple(known)
+        self._known = tuple({**self.full_plan.conditions, **self.plan.conditions})
+        self._wanted = _listed("only", only) or self._known
         for name in self._wanted:
-            if name not in known:
-                raise ValueError(f"unknown condition {name!r}: choose among {', '.join(known)}")
-        self.names = tuple(names) or self.plan.methods
-        self._how = {"device": device, "workers": workers, "cluster": cluster}
+            if name not in self._known:
+                raise ValueError(f"unknown condition {name!r}: choose among {', '.join(self._known)}")
+        self.names = _listed("the methods", names) or self.plan.methods
         self._condition: dict[str, str] = {}  # key of a run -> its condition
 
     def __getattr__(self, name: str):
-        if name in (
-            "conditions",
-            "options",
-            "searched",
-            "search_frame",
-            "results",
-            "frame",
-            "checked",
-            "absent",
-            "already_stored",
-            "whole",
-        ):
+        if name in Study.__annotations__:
             raise RuntimeError(f"this study has no {name} yet: call its run() first, or pages.open_study")
         raise AttributeError(f"a study has no attribute {name!r}")
 
+    @property
+    def whole(self) -> bool:
+        """Whether all conditions and all methods were asked for."""
+        return set(self._known) == set(self._wanted) and set(self.full_plan.methods) <= set(self.names)
+
     def run(self) -> "Study":
         """Choose the options, train what is missing, and check."""
-        full, own = _Choices(self.full_plan, self.full_store), _Choices(self.plan, self.store)
+        full, own = _Search(self.full_plan, self.full_store), _Search(self.plan, self.store)
         committed = self._committed(full) if self.preset == "quick" else {}
         mine = [name for name in self.plan.conditions if name in self._wanted and name not in committed]
-        self.absent = []
-        if self.preset == "paper":
-            here = [name for name in mine if _is_here(self.plan.conditions[name])]
-            if here:  # without any images at all, the first run says best what is missing
-                self.absent, mine = [name for name in mine if name not in here], here
-        choices = self._search(mine, full, own)
+        # Without any images at all, the first run says best what is missing.
+        here = [name for name in mine if self.preset != "paper" or _is_here(self.plan.conditions[name])] or mine
+        self.absent, mine = [name for name in mine if name not in here], here
+        deciding = dict.fromkeys(committed, full) | self._search(mine, full, own)
+        self.conditions, self._own = [name for name in self._wanted if name in deciding], set(mine)
         self.options = {
-            name: {
-                method: found.chosen(name, method) or {}
-                for method in (self.full_plan if name in committed else self.plan).methods_of(name)
-            }
-            for name, found in {**dict.fromkeys(committed, full), **choices}.items()
+            name: {method: search.chosen(name, method) for method in self.plan_of(name).methods_of(name)}
+            for name, search in deciding.items()
         }
-        planned = [run for name in mine for method in self._asked(self.plan, name) for run in self._runs(name, method)]
-        self.already_stored = len(grid.stored(planned, self.store))
-        trained = grid.run_all(planned, self.store, **self._how)
-        order = [name for name in self._wanted if name in committed or name in mine]
-        found = [result for results in committed.values() for result in results] + trained
-        self.results = sorted(found, key=lambda result: order.index(self._condition[result.run.key]))
+        planned = []
+        for name in mine:
+            for method, options in self.options[name].items():
+                if method in self.names:
+                    planned += self._runs(self.plan, name, method, options)
+        self.already_stored = sum(self.store.path(run).exists() for run in planned)
+        found = [*chain(*committed.values()), *grid.run_all(planned, self.store, **self._how)]
+        self.results = sorted(found, key=lambda result: self.conditions.index(self.condition_of(result)))
         if not self.results:
-            raise ValueError(
-                f"nothing to show: {', '.join(order) or 'no condition here'} has no {' or '.join(self.names)}"
-            )
-        self.conditions, self._own = order, set(mine)
-        self.whole = set(self._known) == set(self._wanted) and set(self.full_plan.methods) <= set(self.names)
-        self.searched = _deciding({**dict.fromkeys(committed, full), **choices})
-        self._condition |= full.condition | own.condition
+            where = ", ".join(self.conditions) or "no condition here"
+            raise ValueError(f"nothing to show: {where} has no {' or '.join(self.names)}")
+        searched = {}
+        for name, search in deciding.items():
+            for method in search.plan.methods_of(name):
+                results = search.results(name, method) or []
+                self._of_condition(search.plan.source(name, method)[0], [result.run for result in results])
+                searched |= {result.run.key: result for result in results}
+        self.searched = list(searched.values())
         self.frame, self.search_frame = self._frame(self.results), self._frame(self.searched)
         if len(self.search_frame):
             self.search_frame["validation_mse"] = self.search_frame[self.plan.criterion]
         self.checked = self._spot_check(committed)
         return self
 
-    def _committed(self, full: "_Choices") -> dict[str, list[Result]]:
+    def _committed(self, full: "_Search") -> dict[str, list[Result]]:
         """condition -> its full-scale results of the methods asked for, where all methods are there: whole or not at all."""
         found = {}
         for name in self.full_plan.conditions:
-            if name not in self._wanted or not full.whole(name):
-                continue
-            runs = {
-                method: self._runs(name, method, self.full_plan, full.chosen(name, method))
-                for method in self.full_plan.methods_of(name)
-            }
-            if all(self.full_store.path(run).exists() for group in runs.values() for run in group):
-                results = {method: grid.stored(group, self.full_store) for method, group in runs.items()}
-                if all(len(results[method]) == len(group) for method, group in runs.items()):
-                    found[name] = [one for method, group in results.items() if method in self.names for one in group]
+            if name in self._wanted and full.whole(name):
+                runs = []
+                for method in self.full_plan.methods_of(name):
+                    runs += self._runs(self.full_plan, name, method, full.chosen(name, method))
+                results = grid.stored(runs, self.full_store)
+                if len(results) == len(runs):
+                    found[name] = [result for result in results if result.run.method in self.names]
         return found
 
-    def _search(self, conditions: list[str], full: "_Choices", own: "_Choices") -> dict[str, "_Choices"]:
+    def _search(self, conditions: list[str], full: "_Search", own: "_Search") -> dict[str, "_Search"]:
         """Where the full-scale search of a condition is stored for all its methods, its choices hold for "quick", too; other
         conditions search at this preset's own scale, all methods alike."""
-        decided = {name: full if self.preset != "smoke" and full.whole(name) else own for name in conditions}
-        needed = [
-            self.plan.source(name, method)
-            for name, choices in decided.items()
-            if choices is own
-            for method in self._asked(self.plan, name)
-        ]
-        grid.run_all(
-            [run for pair in dict.fromkeys(needed) for run in self.plan.searches(*pair)], self.store, **self._how
-        )
-        return decided
+        deciding, runs = {}, []
+        for name in conditions:
+            deciding[name] = full if self.preset != "smoke" and full.whole(name) else own
+            for method in self.plan.methods_of(name):
+                if deciding[name] is own and method in self.names:
+                    source, its_method = self.plan.source(name, method)
+                    runs += self._of_condition(source, self.plan.searches(source, its_method))
+        grid.run_all(runs, self.store, **self._how)
+        return deciding
 
-    def _asked(self, plan: Plan, condition: str) -> list[str]:
-        return [method for method in plan.methods_of(condition) if method in self.names]
+    def _runs(self, plan: Plan, condition: str, method: str, options: dict) -> list[Run]:
+        return self._of_condition(condition, [plan.run(condition, method, seed, options) for seed in range(plan.seeds)])
 
-    def _runs(self, condition: str, method: str, plan: Plan | None = None, options: dict | None = None) -> list[Run]:
-        """The runs of one method under one condition, a run per seed."""
-        plan = plan or self.plan
-        options = self.options[condition][method] if options is None else options
-        runs = [plan.run(condition, method, seed, options) for seed in range(plan.seeds)]
+    def _of_condition(self, condition: str, runs: list[Run]) -> list[Run]:
+        """``runs``, from now on known as those of ``condition``."""
         for run in runs:
-            if self._condition.setdefault(run.key, condition) != condition:
-                raise ValueError(f"conditions {self._condition[run.key]!r} and {condition!r} are the same runs")
+            other = self._condition.setdefault(run.key, condition)
+            if other != condition:
+                raise ValueError(
+                    f"conditions {other!r} and {condition!r} are the same runs, or search by them: let one search_as another"
+                )
         return runs
 
     def _spot_check(self, committed: dict[str, list[Result]]) -> list[tuple[Result, Result]]:
@@ -282,8 +275,6 @@ class Study:
         chosen = chosen or sorted(twins, key=lambda twin: twin.seconds)[:1]
         again = grid.run_all([twin.run for twin in chosen], self.store, **self._how)
         return list(zip(again, chosen, strict=True))
-
-    # ------------------------------------------------------------------------------------------ what a page reads
 
     def preset_of(self, condition: str) -> str:
         """The preset whose results the page shows of ``condition``: "paper" where they are full scale."""
@@ -306,18 +297,8 @@ class Study:
 
     def of(self, condition: str, method: str | None = None, seed: int | None = None) -> list[Result]:
         """Results under ``condition``, perhaps of one method or one seed."""
-        return [
-            result
-            for result in self.results
-            if self.condition_of(result) == condition
-            and method in (None, result.run.method)
-            and seed in (None, result.run.seed)
-        ]
-
-    @staticmethod
-    def data(result: Result) -> datasets.Dataset:
-        """The data that ``result`` was trained on."""
-        return result.run.dataset()
+        found = [result for result in self.results if self.condition_of(result) == condition]
+        return [one for one in found if method in (None, one.run.method) and seed in (None, one.run.seed)]
 
     def row(self, result: Result) -> "pandas.Series":
         """The row of ``result`` in the frame."""
@@ -325,20 +306,16 @@ class Study:
 
     def right(self, condition: str, breaks: str) -> dict[str, int]:
         """method -> number of seeds without a break; ``breaks``: the column that counts them."""
-        rows = self.frame[self.frame.condition == condition] if len(self.frame) else self.frame
-        return {
-            name: int((values == 0).sum()) for name, values in (rows.groupby("method")[breaks] if len(rows) else ())
-        }
+        rows = self.frame[self.frame.condition == condition]
+        return (rows[breaks] == 0).groupby(rows.method).sum().to_dict()
 
     def summary(self, condition: str, metric: str, scale: float = 1.0, frame: "pandas.DataFrame | None" = None) -> dict:
         """method -> (mean, standard deviation over seeds) of ``metric`` times ``scale``; of one seed the deviation is None.
 
-        Arguments:
-            frame: instead of the study's own, one with further metrics.
+        A ``frame`` with further metrics takes the place of the study's own.
         """
         rows = self.frame if frame is None else frame
-        rows = rows[rows.condition == condition] if len(rows) else rows
-        groups = rows.groupby("method", sort=False)[metric] if len(rows) else ()
+        groups = rows[rows.condition == condition].groupby("method", sort=False)[metric]
         return {
             name: (scale * values.mean(skipna=False), scale * values.std() if len(values) > 1 else None)
             for name, values in groups
@@ -358,12 +335,9 @@ class Study:
         found, frame = {}, self.search_frame
         for method, options in self.chosen_by_search(condition).items():
             rows = frame[(frame.condition == condition) & (frame.method == method)]
-            ends = [
-                f"{methods.SYMBOLS.get(name, name)} = {value:g}" for name, value in options.items()
-                if rows[name].nunique() > 1 and value in (rows[name].min(), rows[name].max())
-            ]  # fmt: skip
-            if ends:
-                found[method] = ends
+            for name, value in options.items():
+                if rows[name].nunique() > 1 and value in (rows[name].min(), rows[name].max()):
+                    found.setdefault(method, []).append(f"{methods.SYMBOLS.get(name, name)} = {value:g}")
         return found
 
     def cut(self) -> str:
@@ -372,88 +346,71 @@ class Study:
             return ""
         parts = [f"{self.plan.seeds} of {self.full_plan.seeds} seeds"]
         first, changed = next(iter(self.full_plan.conditions.values())), {}
-        for name in self.conditions:
-            if name in self._own:
-                there = _numbers(self.full_plan.conditions.get(name, first))
-                for key, value in _numbers(self.plan.conditions[name]).items():
-                    if there.get(key, value) != value:
-                        changed.setdefault(key, []).append((value, there[key]))
+        for name in (name for name in self.conditions if name in self._own):
+            there = _numbers(self.full_plan.conditions.get(name, first))
+            for key, value in _numbers(self.plan.conditions[name]).items():
+                if there.get(key, value) != value:
+                    changed.setdefault(key, []).append((value, there[key]))
         for key, pairs in changed.items():
-            here, wanted = (", ".join(dict.fromkeys(map(_text, values))) for values in zip(*pairs, strict=True))
+            here, wanted = (", ".join(dict.fromkeys(values)) for values in zip(*pairs, strict=True))
             parts.append(f"{key} {here} (full scale: {wanted})")
         if len(self.conditions) < len(self.full_plan.conditions):
             parts.append(f"{len(self.conditions)} of {len(self.full_plan.conditions)} conditions")
-        unsearched = [name for name in self._own if self.full_plan.search and not self.chosen_by_search(name)]
-        if unsearched and not self.plan.search:
+        if self.full_plan.search and not self.plan.search and not all(map(self.chosen_by_search, self._own)):
             parts.append("default options, no search")
         return "; ".join(parts)
 
 
-def _deciding(choices: dict[str, "_Choices"]) -> list[Result]:
-    """Results of the searches whose choices were taken, each once."""
-    found = {}
-    for name, taken in choices.items():
-        sources = {taken.plan.source(name, method)[0] for method in taken.plan.methods_of(name)}
-        found |= {result.run.key: result for source, result in taken.used if source in sources}
-    return list(found.values())
-
-
-def _numbers(content: dict[str, Any]) -> dict[str, Any]:
-    """The sizes of a condition, by the words of a banner."""
+def _numbers(content: dict[str, Any]) -> dict[str, str]:
+    """The sizes of a condition as a banner writes them, by its words."""
     network, optimization = asdict(content["network"]), asdict(content["optimization"])
     found = {**content.get("data_options", {}), **network, **optimization}
     words = {
         "n_train": "training points", "n_test": "test points", "count": "images", "digits": "digits", "rotations": "rotations",
         "hidden": "hidden layers", "width": "share of the channels", "epochs": "epochs",
     }  # fmt: skip
-    return {word: found[name] for name, word in words.items() if name in found}
 
+    def text(value: Any) -> str:
+        return "-".join(map(str, value)) if isinstance(value, (list, tuple)) else f"{value:,}"
 
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "-".join(map(str, value))
-    return f"{value:,}"
+    return {word: text(found[name]) for name, word in words.items() if name in found}
 
 
 def _is_here(content: dict[str, Any]) -> bool:
     """Whether the images of a condition are on this machine; true for all data that needs none."""
-    if content.get("data_options", {}).get("source") != "official":
-        return True
-    return datasets.available(datasets.image_set(content["data"]))
+    needed = content.get("data_options", {}).get("source") == "official"
+    return not needed or datasets.available(datasets.image_set(content["data"]))
 
 
-class _Choices:
-    """What a stored search says.
-
-    Attributes:
-        used: condition and result of every run that decided.
-        condition: key of such a run -> its condition.
-    """
+class _Search:
+    """What the search of a plan says, as far as it is stored."""
 
     def __init__(self, plan: Plan, store: Store):
-        self.plan, self.store, self.used, self.condition = plan, store, [], {}
-        self._known: dict[tuple[str, str], dict | None] = {}
+        self.plan, self.store = plan, store
+        self._known: dict[tuple[str, str], list[Result]] = {}
 
     def whole(self, condition: str) -> bool:
         """Whether the search of every method of ``condition`` is stored."""
         return condition in self.plan.conditions and all(
-            self.chosen(condition, method) is not None for method in self.plan.methods_of(condition)
+            self.results(condition, method) is not None for method in self.plan.methods_of(condition)
         )
 
-    def chosen(self, condition: str, method: str) -> dict | None:
-        """The chosen options, {} if there is nothing to choose, None if the search is not (completely) stored."""
-        if condition not in self.plan.conditions or method not in self.plan.methods_of(condition):
-            return None
-        place = condition, method = self.plan.source(condition, method)
+    def results(self, condition: str, method: str) -> list[Result] | None:
+        """What decides for ``method``, [] if there is nothing to choose; None if it is not (completely) stored."""
+        place = self.plan.source(condition, method)
         if place not in self._known:
-            runs = self.plan.searches(condition, method)
+            runs = self.plan.searches(*place)
             found = grid.stored(runs, self.store)
             if len(found) < len(runs):
                 return None  # asked again after the search
-            self._known[place] = {}
-            if runs:
-                best = grid.choose(found, self.plan.criterion)[method]
-                self._known[place] = {name: best[name] for name in self.plan.candidates(condition, method)[0]}
-                self.used += [(condition, result) for result in found]
-                self.condition |= {run.key: condition for run in runs}
+            self._known[place] = found
         return self._known[place]
+
+    def chosen(self, condition: str, method: str) -> dict:
+        """The chosen options, {} where :meth:`results` has none."""
+        results = self.results(condition, method)
+        if not results:
+            return {}
+        condition, method = self.plan.source(condition, method)
+        best = grid.choose(results, self.plan.criterion)[method]
+        return {name: best[name] for name in self.plan.candidates(condition, method)[0]}

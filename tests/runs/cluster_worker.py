@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from nrae_lib.core import training
-from nrae_lib.runs import attempt
+from nrae_lib.runs import performing
 from tests.runs.small import small_result
 
 RAISES, DIES, LEAVES, SHORT, SLOW, SAVES = 100, 101, 104, 110, 200, 250
@@ -50,5 +50,5 @@ def perform(run, device="auto", checkpoint=None, progress=None):
 
 def dask_setup(worker):
     """Called by Dask in a worker that preloads this module."""
-    attempt.perform = perform
+    performing.perform = perform
     Path.is_dir = lambda path: is_dir(path) and not path.name.startswith("elsewhere")

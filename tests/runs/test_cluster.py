@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from nrae_lib.core import training
-from nrae_lib.runs import RunsFailed, Store, attempt, grid, perform, run_all
+from nrae_lib.runs import RunsFailed, Store, grid, perform, run_all
 from tests.runs.cluster_worker import DIES, LEAVES, RAISES, SAVES, SHORT, SLOW
-from tests.runs.small import ROOT, RUN, small_result
+from tests.runs.small import ROOT, RUN
 
 distributed = pytest.importorskip("distributed")
 dask_jobqueue = pytest.importorskip("dask_jobqueue")
@@ -30,35 +29,30 @@ def of(*seeds):
     return [replace(RUN, seed=seed) for seed in seeds]
 
 
-# ------------------------------------------------------------------------------------------------ without processes
-
-
 @pytest.mark.parametrize(
     ("asked", "devices", "given"),
     [
-        ("auto", 0, ["auto"] * 4),
-        ("auto", 2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
-        ("cuda", 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
-        ("cuda", 0, ["cuda"] * 4),  # fails on the worker, with a sentence that names its devices
-        ("cuda:1", 4, ["cuda:1"] * 4),
-        ("cuda", 1, ["cuda:0"] * 4),
-        ("cpu", 4, ["cpu"] * 4),
+        ("auto", 0, ["auto", "auto", "auto"]),
+        ("auto", 2, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda", 4, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda", 0, ["cuda", "cuda", "cuda"]),  # fails on the worker, with a sentence that names its devices
+        ("cuda:1", 4, ["cuda:1", "cuda:1", "cuda:1"]),
+        ("cuda", 1, ["cuda:0", "cuda:0", "cuda:0"]),
+        ("cpu", 4, ["cpu", "cpu", "cpu"]),
     ],
 )
 def test_one_gpu_per_worker(asked, devices, given):
-    assert [cluster.device_of(asked, name, devices) for name in range(4)] == given
+    assert [cluster.device_of(asked, name, devices) for name in range(3)] == given
     assert cluster.device_of(asked, "tcp://127.0.0.1:8786", devices) == asked, "who starts a worker says what it sees"
 
 
 def test_jobs_that_slurm_refuses_are_submitted_again_unless_it_refuses_all():
-    asked = []
-    own = SimpleNamespace(scale=asked.append, workers={"refused": SimpleNamespace(job_id=None)})
-    own.workers["there"] = SimpleNamespace(job_id="7")
+    asked, refused, there = [], SimpleNamespace(job_id=None), SimpleNamespace(job_id="7")
+    own = SimpleNamespace(scale=asked.append, workers={"refused": refused, "there": there})
     cluster._ask_for(own, 2)
-    assert own.workers.keys() == {"there"} and asked == [2]
-    own.workers = {"refused": SimpleNamespace(job_id=None)}
+    assert own.workers == {"there": there} and asked == [2]
     with pytest.raises(RuntimeError, match="sbatch failed"):
-        cluster._ask_for(own, 2)
+        cluster._ask_for(SimpleNamespace(workers={"refused": refused}), 2)
 
 
 def test_a_run_whose_workers_were_told_to_end_is_not_to_blame_for_their_death(tmp_path):
@@ -68,12 +62,6 @@ def test_a_run_whose_workers_were_told_to_end_is_not_to_blame_for_their_death(tm
     future = SimpleNamespace(result=result)
     assert cluster._ending(future, RUN, Store(tmp_path), told=True) is None, "it is tried again"
     assert cluster._ending(future, RUN, Store(tmp_path), told=False) == "it killed its worker 3 times"
-
-
-def test_without_sbatch_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="needs the command sbatch"):
-        run_all([RUN], Store(tmp_path), cluster="slurm", progress=False)
 
 
 def test_a_second_sigterm_does_not_cut_the_saving_short():
@@ -89,46 +77,29 @@ def test_a_second_sigterm_does_not_cut_the_saving_short():
 
 def test_one_run_needs_no_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "perform_all", None)
-    monkeypatch.setattr(attempt, "perform", lambda run, *_, **__: small_result(run))
     assert len(run_all([RUN], Store(tmp_path), "cpu", progress=False, workers=8)) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"workers": 0}, "workers must be a whole number of at least 1"),
-        ({"workers": True}, "workers must be a whole number"),
-        ({"workers": "2"}, "workers must be a whole number"),
-        ({"cluster": "slrm"}, "unknown cluster 'slrm': choose the address of a Dask scheduler"),
-        ({"cluster": "localhost"}, "unknown cluster 'localhost'"),
-        ({"cluster": "http://host:8786"}, "unknown cluster 'http://host:8786'"),
-        ({"cluster": 3}, "a cluster cannot be 3: choose the address"),
-    ],
-)
-def test_wrong_workers_and_clusters_stop_with_the_valid_choices(tmp_path, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        run_all([RUN], Store(tmp_path), **arguments)
+def test_wrong_workers_and_clusters_stop_with_the_valid_choices(tmp_path):
+    for workers in (0, True, "2"):
+        with pytest.raises(ValueError, match="workers must be a whole number of at least 1"):
+            run_all([RUN], Store(tmp_path), workers=workers)
+    for value in ("slrm", "localhost", "http://host:8786", 3):
+        with pytest.raises(ValueError, match=f"unknown cluster {value!r}: choose the address of a Dask scheduler"):
+            run_all([RUN], Store(tmp_path), cluster=value)
     assert not list(tmp_path.iterdir())
+    for value in ("", None, "slurm", "tcp://10.0.0.1:8786", "tls://[::1]:8786", "node-3:8786", "[::1]:8786"):
+        grid.check_cluster(value)
 
 
-@pytest.mark.parametrize(
-    "value", ["", None, "slurm", "tcp://10.0.0.1:8786", "tls://[::1]:8786", "node-3:8786", "[::1]:8786"]
-)
-def test_valid_clusters_pass(value):
-    grid.check_cluster(value)
-
-
-@pytest.mark.parametrize(
-    ("module", "value", "package"),
-    [("distributed", "tcp://a:1", "distributed"), ("dask_jobqueue", "slurm", "dask-jobqueue")],
-)
-def test_without_dask_one_sentence_names_the_extra(monkeypatch, module, value, package):
-    monkeypatch.setitem(sys.modules, module, None)
+@pytest.mark.parametrize(("package", "value"), [("distributed", "tcp://a:1"), ("dask-jobqueue", "slurm")])
+def test_without_dask_one_sentence_names_the_extra(monkeypatch, package, value):
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
     with pytest.raises(ImportError, match=rf"need the package {package}: pip install 'nrae-lib\[cluster\]'"):
         grid.check_cluster(value)
 
 
-def test_no_scheduler_is_one_sentence(tmp_path, monkeypatch):
+def test_without_scheduler_or_sbatch_one_sentence(tmp_path, monkeypatch):
     class Impatient(distributed.Client):
         def __init__(self, address, timeout, **rest):
             super().__init__(address, timeout="1s", **rest)
@@ -136,29 +107,22 @@ def test_no_scheduler_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "Client", Impatient)
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp"):
         run_all([RUN], Store(tmp_path), cluster="tcp://127.0.0.1:9")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="needs the command sbatch"):
+        run_all([RUN], Store(tmp_path), cluster="slurm", progress=False)
 
 
-SLURM = {
-    "jobqueue.slurm.cores": 3,
-    "jobqueue.slurm.memory": "8GB",
-    "jobqueue.slurm.job-script-prologue": ["module load python"],
-    "jobqueue.slurm.job-extra-directives": ["--gres=gpu:1"],
-    "jobqueue.slurm.scheduler-options": {"host": "127.0.0.1", "dashboard_address": ":0"},
-    "jobqueue.slurm.walltime": "02:00:00",
-}
+def slurm(**changes):
+    """Dask's configuration of SLURM jobs."""
+    found = dict(cores=3, memory="8GB", job_script_prologue=["module load python"], walltime="02:00:00")
+    options = {"host": "127.0.0.1", "dashboard_address": ":0"}
+    found |= dict(job_extra_directives=["--gres=gpu:1"], scheduler_options=options)
+    return dask.config.set({f"jobqueue.slurm.{name}": value for name, value in (found | changes).items()})
 
 
-FAST = ["--preload-nanny", "tests.runs.small"]  # a nanny that has imported PyTorch forks its workers at once
-BARE = {  # what this machine has
-    "jobqueue.slurm.cores": 1,
-    "jobqueue.slurm.job-script-prologue": [],
-}
-
-
-def test_slurm_job_script():
-    with dask.config.set(SLURM), cluster.slurm_cluster() as jobs:
-        lines = jobs.job_script().splitlines()
-        address = jobs.scheduler_address
+def test_the_job_script_of_slurm_has_a_signal_and_needs_cores():
+    with slurm(), cluster.slurm_cluster() as jobs:
+        lines, address = jobs.job_script().splitlines(), jobs.scheduler_address
     assert lines[0].startswith("#!")
     assert {"#SBATCH -n 1", "#SBATCH --cpus-per-task=3", "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1"} < set(lines)
     assert "#SBATCH --signal=B:TERM@60" in lines, "the shell gets SIGTERM a minute before the end"
@@ -169,11 +133,7 @@ def test_slurm_job_script():
     options = dict(re.findall(r"--([\w-]+) ([^\s-]\S*)", command))
     assert options["memory-limit"] == "0" and command.count("--memory-limit") == 2, "the last one counts"
     assert options["nthreads"] == "3" and "nworkers" not in options and "--nanny" in command
-
-
-def test_slurm_keeps_the_signal_of_the_configuration_and_needs_cores():
-    wanted = {**SLURM, "jobqueue.slurm.job-extra-directives": ["--signal=B:TERM@300"]}
-    with dask.config.set(wanted), cluster.slurm_cluster() as jobs:
+    with slurm(job_extra_directives=["--signal=B:TERM@300"]), cluster.slurm_cluster() as jobs:
         assert jobs.job_script().count("--signal=") == 1
     with pytest.raises(ValueError, match=r"needs jobqueue\.slurm\.cores and jobqueue\.slurm\.memory"):
         cluster.slurm_cluster()
@@ -200,9 +160,6 @@ def test_the_clients_own_workers_are_never_paused_and_must_have_the_same_files(t
     assert not training.stop_event.is_set(), "trainings of this process go on"
 
 
-# ---------------------------------------------------------------------------------- a scheduler and its workers
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """What all processes find in their environment; what was performed is read from `PERFORMED` in it."""
@@ -227,7 +184,8 @@ def running(place):
     at = ["--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1"]
     cli = [sys.executable, "-m"]
     server = subprocess.Popen([*cli, "distributed.cli.dask_scheduler", *at, "--port", "0"], **common)
-    size = ["--nworkers", "2", "--nthreads", "2", *FAST]
+    # A nanny that has imported PyTorch forks its workers at once.
+    size = ["--nworkers", "2", "--nthreads", "2", "--preload-nanny", "tests.runs.small"]
     workers = subprocess.Popen([*cli, "distributed.cli.dask_worker", *at, *size], **common)
     address = wait_for(lambda: file.exists() and json.loads(file.read_text() or "{}").get("address"))
     with distributed.Client(address, set_as_default=False) as client:
@@ -256,10 +214,19 @@ def wait_for(condition, driver=None, seconds=90):
     return value
 
 
+def wait_for_the_end_of(pids):
+    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), seconds=30)
+
+
 def attempts(place):
     """(seed, process, folder of the checkpoint) of every attempt at a run so far."""
     lines = [line.split() for line in Path(place["PERFORMED"]).read_text().splitlines()]
     return [(int(seed), int(process), Path(folder)) for seed, process, folder in lines]
+
+
+def counts(place, seeds):
+    done = [seed for seed, *_ in attempts(place)]
+    return {seed: done.count(seed) for seed in seeds}
 
 
 def processes_of(place, *seeds):
@@ -285,8 +252,7 @@ def test_poisoned_runs_are_reported_and_harm_no_other(scheduler, place, tmp_path
     assert f"seed {RAISES}: RuntimeError: poison" in str(caught.value) and "in perform" in str(caught.value)
     done = grid.stored(of(*seeds), store)
     assert [result.run.seed for result in done] == [SHORT, SHORT + 1, SHORT + 2]
-    counts = Counter(seed for seed, *_ in attempts(place))
-    assert [counts[seed] for seed in seeds] == [1, 2, 1, 1, 1, 1]
+    assert counts(place, seeds) == {**dict.fromkeys(seeds, 1), DIES: 2}
     assert done[0].metrics["threads"] == 2, "all threads of the worker, for one run at a time"
     assert f"[6/6] {RUN.label[:-1]}" in capsys.readouterr().err
 
@@ -303,8 +269,8 @@ def test_killed_workers_and_drivers_cost_nothing_but_time(scheduler, place, tmp_
     os.kill(pids[SLOW], signal.SIGKILL)
     os.kill(pids[SAVES], signal.SIGTERM)
     again = {SLOW: 2, SAVES: 2}
-    wait_for(lambda: again.items() <= Counter(seed for seed, *_ in attempts(place)).items(), first)
-    wait_for(lambda: not any(Path(f"/proc/{pids[seed]}").exists() for seed in again))
+    wait_for(lambda: counts(place, again) == again, first)
+    wait_for_the_end_of(pids.values())
     first.kill()
     # A worker may still be at the dead driver's runs when the next two come.
     drivers = [start_process(drive, place, tmp_path, seeds[::order], how) for order in (1, -1)]
@@ -314,8 +280,7 @@ def test_killed_workers_and_drivers_cost_nothing_but_time(scheduler, place, tmp_
     done = grid.stored(of(*seeds), Store(tmp_path))
     assert [result.run.seed for result in done] == list(seeds)
     assert all(result.metrics["resumed_at"] > 0 for result in done[:2]), "of which one saves only if it is told to end"
-    counts = Counter(seed for seed, *_ in attempts(place))
-    assert {seed: counts[seed] for seed in seeds} == {**dict.fromkeys(seeds, 1), **again}
+    assert counts(place, seeds) == {**dict.fromkeys(seeds, 1), **again}
 
 
 @pytest.mark.slow
@@ -336,7 +301,7 @@ def test_local_workers_divide_the_threads_and_save_when_the_driver_is_told_to_en
     assert driver.exitcode == 143
     assert all(store.checkpoint(run).exists() for run in of(*seeds[1:])), "which save only if they are told to end"
     workers = set(processes_of(place, *seeds).values())
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=20)
+    wait_for_the_end_of(workers)
     assert driver.pid not in workers and len(workers) == 2
     assert store.get(*of(SHORT + 9)).metrics["threads"] == 1
 
@@ -361,9 +326,9 @@ def test_slurm_jobs_run_and_one_whose_time_is_over_is_replaced(place, tmp_path, 
         os.kill(int((tmp_path / "jobs").read_text()), signal.SIGTERM)  # as SLURM signals the batch shell alone
 
     threading.Thread(target=end_its_time).start()
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s", **SLURM, **BARE}):
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), slurm(cores=1, job_script_prologue=[]):
         (result,) = run_all([run], Store(tmp_path / "store"), "cpu", progress=False, cluster="slurm", workers=1)
     assert result.metrics["resumed_at"] > 0, "it saved itself, and another job went on"
     jobs = [int(line) for line in (tmp_path / "jobs").read_text().split()]
     assert len(jobs) == 2
-    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in jobs), seconds=30)
+    wait_for_the_end_of(jobs)

@@ -13,7 +13,7 @@ import torch
 from nrae_lib import paper
 from nrae_lib.core import methods
 from nrae_lib.data import datasets
-from nrae_lib.runs import Result, Store, device_name, grid, perform
+from nrae_lib.runs import Result, device_name, grid, perform
 from tests.runs.small import ROOT
 
 pytestmark = pytest.mark.skipif(not (ROOT / "results").is_dir(), reason="this copy has no committed results")
@@ -70,22 +70,17 @@ def test_a_committed_run_is_repeated(data, method):
 )
 def test_committed_results_leave_no_claim_without_runs(experiment, pages):
     pytest.importorskip("pandas")
-    results = Store(ROOT / "results" / experiment).all()
-    assert len(results) == len(list((ROOT / "results" / experiment).glob("*.npz"))), "files of an older key or meaning"
+    results = [committed()[path.stem] for path in (ROOT / "results" / experiment).glob("*.npz")]
     frame = grid.frame([one for one in results if one.run.keep != "metrics"])
     names = {"paper": "text", "paper_elu": "text with ELU", "released": "released code"}
     frame["condition"] = frame.recipe.map(names)
     for page in pages:
         for verdict in paper.judge(page, frame, "paper", tuple(frame.condition.unique())):
-            assert verdict.status != "not run", (
-                f"{verdict.claim.identifier} under {verdict.condition}: {verdict.statistics}"
-            )
+            assert verdict.status != "not run", verdict
     searched = [one.run for one in results if one.run.keep == "metrics"]
     for method in {run.method for run in searched}:
         tried = [run.method_options for run in searched if run.method == method]
-        assert all(options in tried for options in methods.get(method).candidates()), (
-            f"the search of {method} is incomplete"
-        )
+        assert all(options in tried for options in methods.get(method).candidates()), f"search of {method}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from nrae_lib.core.models import ConvNetwork
 from nrae_lib.core.training import Optimization
 from nrae_lib.data.datasets import Dataset
 from nrae_lib.runs import Run, Store, evaluations, perform
+from tests.runs.small import model
 
 DATA = {"source": "stand_in", "n_train": 20, "n_validation": 0, "n_test": 12}
 RUN = Run("mnist", "ae", ConvNetwork(2, width=0.01), Optimization(1, 10), 0, DATA, keep="images")
@@ -25,37 +26,28 @@ def store(tmp_path_factory):
 def test_a_stored_evaluation_is_read_and_options_and_names_tell_them_apart(store):
     calls = []
 
-    def error(model, data, factor=1.0):
+    def error(trained, data, factor=1.0):
         calls.append(factor)
-        return {"mse": factor * measures.mean_squared_error(model, data.test)}
+        return {"mse": factor * measures.mean_squared_error(trained, data.test)}
 
     assert evaluations.stored(RUN, "mse", store) is None
     first = evaluations.evaluate(RUN, "mse", store, error, device="cpu")
     assert first["mse"] == pytest.approx(store.get(RUN).metrics["test_mse"], rel=1e-6)  # the trained model, its data
-    assert (
-        evaluations.evaluate(RUN, "mse", store, error, device="cpu") == first == evaluations.stored(RUN, "mse", store)
-    )
-    assert calls == [1.0]
+    again = evaluations.evaluate(RUN, "mse", store, error, device="cpu")
+    assert again == first == evaluations.stored(RUN, "mse", store) and calls == [1.0]
     double = evaluations.evaluate(RUN, "mse", store, error, {"factor": 2.0}, "cpu")
     assert double["mse"] == pytest.approx(2 * first["mse"]) and calls == [1.0, 2.0]
     evaluations.evaluate(RUN, "other", store, error, device="cpu")
-    assert calls == [1.0, 2.0, 1.0]
-    assert len(list((store.folder / "evaluations").glob("*.json"))) == 3
+    assert calls == [1.0, 2.0, 1.0] and len(list((store.folder / "evaluations").glob("*.json"))) == 3
 
 
-def test_damage_is_reported_and_computed_again(store):
-    def one(model, data):
-        return {"one": 1}
-
-    evaluations.evaluate(RUN, "one", store, one, device="cpu")
+def test_damage_is_reported_and_computed_again_and_what_is_not_finite_is_not_stored(store):
+    evaluations.evaluate(RUN, "one", store, lambda model, data: {"one": 1}, device="cpu")
     [path] = (store.folder / "evaluations").glob("*-one-*.json")
     path.write_bytes(path.read_bytes().replace(b'"one": 1.0', b'"one": 2.0'))
     with pytest.warns(UserWarning, match="checksum does not match"):
-        assert evaluations.evaluate(RUN, "one", store, one, device="cpu") == {"one": 1.0}
+        assert evaluations.evaluate(RUN, "one", store, lambda model, data: {"one": 1}, device="cpu") == {"one": 1.0}
     assert evaluations.stored(RUN, "one", store) == {"one": 1.0}
-
-
-def test_values_that_are_not_finite_are_not_stored(store):
     with pytest.raises(ValueError, match="elbo is nan"):
         evaluations.evaluate(RUN, "bad", store, lambda model, data: {"elbo": torch.nan}, device="cpu")
     assert evaluations.stored(RUN, "bad", store) is None
@@ -72,27 +64,18 @@ def test_sharpness_is_the_square_of_the_contrast_and_zero_for_flat_images():
 def test_the_floor_of_sigma_decides_the_elbo_of_constant_pixels():
     """Pixels that are reproduced exactly add -log(floor) each, and are counted."""
     pytest.importorskip("zuko")
-    generator = torch.Generator().manual_seed(0)
-
-    class Padded(nn.Module):
-        """Two pixels are the code with noise, six are always zero."""
-
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(()))
-            self.encoder = lambda x: x[:, :2]
-            self.decoder = lambda z: nn.functional.pad(z * self.weight, (0, 6))
+    # Two pixels are the code with noise, six are always zero.
+    padded = model(lambda x: x[:, :2], lambda z: nn.functional.pad(z, (0, 6)))
 
     class Standard(nn.Module):
         def log_prob(self, z):
             return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
 
-    points = nn.functional.pad(torch.randn(64, 2, generator=generator), (0, 6))
-    data = Dataset(points, points)
-    found = {
-        floor: evaluations.elbo(Padded(), data, floor, epochs=1, learning_rate=1e-9, density=Standard())
+    points = nn.functional.pad(torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), (0, 6))
+    high, low = (
+        evaluations.elbo(padded, Dataset(points, points), floor, epochs=1, learning_rate=1e-9, density=Standard())
         for floor in (0.1, 0.01)
-    }
-    assert found[0.1]["at_floor"] == found[0.01]["at_floor"] == 1.0
+    )
+    assert high["at_floor"] == low["at_floor"] == 1.0
     # The six constant pixels add log 10 each; for the two others a smaller ε undoes what a smaller σ gains.
-    assert found[0.01]["elbo"] - found[0.1]["elbo"] == pytest.approx(6 * np.log(10), abs=0.6)
+    assert low["elbo"] - high["elbo"] == pytest.approx(6 * np.log(10), abs=0.6)

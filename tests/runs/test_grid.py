@@ -7,6 +7,8 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,18 +18,22 @@ from nrae_lib.core.measures import order_breaks
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
 from nrae_lib.data import datasets
-from nrae_lib.runs import RunsFailed, Store, attempt, grid, perform, performing, run_all
+from nrae_lib.runs import RunsFailed, Store, grid, perform, performing, run_all
 from tests.runs.small import RUN, processes, small_result
 
 RUNS = [replace(RUN, seed=seed) for seed in range(4)]
 
 
-def test_results_come_in_order_and_are_stored_once(tmp_path, monkeypatch):
-    performed = []
-    monkeypatch.setattr(
-        attempt, "perform", lambda run, *rest, **more: performed.append(run.seed) or perform(run, *rest, **more)
-    )
-    store = Store(tmp_path)
+@pytest.fixture
+def acting(monkeypatch):
+    """Runs call ``acting.by(run)`` in place of their training; its ``seeds`` were performed."""
+    acting = SimpleNamespace(seeds=[], by=small_result)
+    monkeypatch.setattr(performing, "perform", lambda run, *_, **__: acting.seeds.append(run.seed) or acting.by(run))
+    return acting
+
+
+def test_results_come_in_order_and_are_stored_once(tmp_path, acting):
+    acting.by, performed, store = lambda run: perform(run, "cpu"), acting.seeds, Store(tmp_path)
     first = run_all([RUNS[2], RUNS[0], RUNS[2]], store, "cpu", progress=False)
     assert [result.run.seed for result in first] == [2, 0, 2]
     assert performed == [2, 0]
@@ -39,14 +45,6 @@ def test_results_come_in_order_and_are_stored_once(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="cannot be used"):
         (again,) = run_all(RUNS[:1], store, "cpu", progress=False)
     assert again.metrics == first[1].metrics == store.get(RUNS[0]).metrics
-
-
-def test_progress_names_the_run_and_the_time_left(tmp_path, capsys):
-    run_all(RUNS[:3], Store(tmp_path), "cpu")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
-    assert lines[1].startswith("[2/3] sine paper nrae_l") and "seed 1" in lines[1] and lines[1].endswith("left")
-    assert lines[2].startswith("[3/3]") and "left" not in lines[2]
 
 
 def test_exploding_and_impossible_runs_are_named_and_all_other_results_are_kept(tmp_path, capsys):
@@ -61,67 +59,51 @@ def test_exploding_and_impossible_runs_are_named_and_all_other_results_are_kept(
     assert text.startswith("Traceback") and text.strip() in str(caught.value)
     assert [result.run for result in grid.stored(planned, store)] == [RUNS[0], RUNS[2]]
     assert not list(tmp_path.glob(".*.part")) and not list(tmp_path.glob(".*.checkpoint"))
-    assert f"({exploding.key[:8]}): failed" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and lines[1].startswith("[2/4] sine paper nrae_l") and lines[1].endswith("left")
+    assert f"seed 0 ({exploding.key[:8]}): failed" in lines[1]
+    assert lines[3].startswith("[4/4]") and "left" not in lines[3]
 
 
-def test_every_error_of_a_run_is_collected_but_a_wish_to_end_is_not(tmp_path, monkeypatch):
-    def act(run, *_, **__):
-        if run.seed == 3:
-            raise KeyboardInterrupt
-        if run.seed:
-            raise OSError(f"no space for {run.seed}") if run.seed == 1 else MemoryError("too much")
+def test_every_error_of_a_run_or_of_its_storing_is_collected_but_a_wish_to_end_is_not(tmp_path, acting, monkeypatch):
+    errors = {1: OSError("no space"), 2: MemoryError("too much")}
+
+    def act(run):
+        if run.seed in errors:
+            raise errors[run.seed]
         return small_result(run)
 
-    monkeypatch.setattr(attempt, "perform", act)
-    with pytest.raises(RunsFailed) as caught:
-        run_all([RUNS[1], RUNS[0], RUNS[2]], Store(tmp_path), progress=False)
-    assert caught.value.failures.keys() == {RUNS[1], RUNS[2]}
-    assert Store(tmp_path).get(RUNS[0]) is not None
+    def put(self, result, whole=Store.put):
+        if result.run.seed == 3:
+            raise OSError("disk full")
+        whole(self, result)
+
+    acting.by = act
+    monkeypatch.setattr(Store, "put", put)
+    with pytest.raises(RunsFailed, match="OSError: disk full") as caught:
+        run_all([RUNS[1], RUNS[0], RUNS[2], RUNS[3]], Store(tmp_path), progress=False)
+    assert caught.value.failures.keys() == set(RUNS[1:]) and Store(tmp_path).get(RUNS[0]) is not None
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.failures == caught.value.failures and str(again) == str(caught.value)
+    alike = str(RunsFailed(dict.fromkeys(RUNS, "Traceback (most recent call last):\n  here\nValueError: all\n")))
+    assert alike.count("seed") == 4 and alike.count("Traceback") == 1
+    errors[1] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         run_all(RUNS, Store(tmp_path), progress=False)
 
 
-def test_alike_tracebacks_are_shown_once():
-    text = "Traceback (most recent call last):\n  here\nValueError: all of them\n"
-    message = str(RunsFailed(dict.fromkeys(RUNS, text)))
-    assert message.count("seed") == 4 and message.count("Traceback") == 1
-
-
-def test_a_result_that_cannot_be_stored_costs_no_other(tmp_path, monkeypatch):
-    put = Store.put
-
-    def full(self, result):
-        if result.run == RUNS[1]:
-            raise OSError("disk full")
-        put(self, result)
-
-    monkeypatch.setattr(attempt, "perform", lambda run, *_, **__: small_result(run))
-    monkeypatch.setattr(Store, "put", full)
-    with pytest.raises(RunsFailed, match="OSError: disk full") as caught:
-        run_all(RUNS, Store(tmp_path), progress=False)
-    assert list(caught.value.failures) == [RUNS[1]]
-    assert len(grid.stored(RUNS, Store(tmp_path))) == 3
-
-
-def test_a_run_in_other_hands_is_waited_for_and_taken_over_when_dropped(tmp_path, monkeypatch):
-    store, performed, hands = Store(tmp_path), [], ExitStack()
+def test_a_run_in_other_hands_is_waited_for_and_taken_over_when_dropped(tmp_path, acting, monkeypatch):
+    store, hands = Store(tmp_path), ExitStack()
     for run in RUNS[:2]:
-        assert hands.enter_context(store.claim(run, False))
-
-    def act(run, *_, **__):
-        performed.append(run.seed)
-        return small_result(run)
+        assert hands.enter_context(store.claim(run))
 
     def sleep(seconds):  # meanwhile the other process ends run 0 and dies before it has run 1
-        store.put(with_error(small_result(RUNS[0]), 0.125))
+        store.put(small_result(RUNS[0], error=0.125))
         hands.close()
 
-    monkeypatch.setattr(attempt, "perform", act)
     monkeypatch.setattr(grid.time, "sleep", sleep)
     results = run_all(RUNS[:3], store, progress=False)
-    assert performed == [2, 1] and results[0].metrics == {"test_mse": 0.125}
+    assert acting.seeds == [2, 1] and results[0].metrics == {"test_mse": 0.125}
 
 
 def test_a_run_told_to_end_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
@@ -145,14 +127,11 @@ def test_a_run_told_to_end_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert not store.checkpoint(run).exists()
 
 
-def test_leftovers_of_killed_processes_are_removed(tmp_path, monkeypatch):
-    store = Store(tmp_path)
-    monkeypatch.setattr(attempt, "perform", lambda run, *_, **__: small_result(run))
+def test_leftovers_of_killed_processes_are_removed(tmp_path, acting):
+    store, old, new = Store(tmp_path), tmp_path / f".{RUN.key}.npz.x.part", tmp_path / f".{RUN.key}.npz.y.part"
     run_all(RUNS[:1], store, "cpu", progress=False)
-    store.checkpoint(RUNS[0]).touch()
-    old, new = tmp_path / f".{RUN.key}.npz.x.part", tmp_path / f".{RUN.key}.npz.y.part"
-    old.touch()
-    new.touch()
+    for path in (store.checkpoint(RUNS[0]), old, new):
+        path.touch()
     os.utime(old, (0, 0))
     run_all(RUNS[:1], store, "cpu", progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {new.name, f".{RUN.key}.lock", f"{RUN.key}.npz"}
@@ -166,18 +145,16 @@ def test_a_folder_or_device_that_cannot_be_stops_before_the_first_run(tmp_path):
         run_all(RUNS, Store(tmp_path / "folder"), "tpu")
 
 
-def slow_perform(log, run, *_, **__):
-    with open(log, "a") as file:
-        file.write(f"{run.seed}\n")
-    time.sleep(0.2)
-    return small_result(run)
-
-
 def drive(folder, log, start):
-    attempt.perform = partial(slow_perform, log)
+    def slow(run, *_, **__):
+        with open(log, "a") as file:
+            file.write(f"{run.seed}\n")
+        time.sleep(0.2)
+        return small_result(run)
+
+    performing.perform = slow
     start.wait()
-    results = run_all(RUNS, Store(folder), "cpu", progress=False)
-    assert [result.run.seed for result in results] == [0, 1, 2, 3]
+    assert [result.run for result in run_all(RUNS, Store(folder), "cpu", progress=False)] == RUNS
 
 
 def test_two_drivers_share_the_work_and_do_nothing_twice(tmp_path, start_process):
@@ -197,46 +174,36 @@ def go_on(folder, threads, log):
     """Perform the long run, with a checkpoint every moment, and say how many steps it took."""
     torch.set_num_threads(threads)
     performing.fit = partial(training.fit, checkpoint_seconds=0.05)
-    steps, step = [], training.loop.step
-    training.loop.step = lambda *arguments, **more: steps.append(None) or step(*arguments, **more)
+    training.loop.step = Mock(wraps=training.loop.step)
     run_all([LONG], Store(folder), "cpu", progress=False)
-    log.write_text(str(len(steps)))
+    log.write_text(str(training.loop.step.call_count))
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_and_resumed_equals_uninterrupted(tmp_path, start_process):
     """Kill -9 in the middle of training, several times; the next process goes on and the result is the same."""
-    uninterrupted = perform(LONG, "cpu")
-    store, log = Store(tmp_path / "store"), tmp_path / "steps"
+    uninterrupted, store, log = perform(LONG, "cpu"), Store(tmp_path / "store"), tmp_path / "steps"
     checkpoint = store.checkpoint(LONG)
-    for _ in range(2):
+    for kill in (True, True, False):
         driver = start_process(go_on, store.folder, torch.get_num_threads(), log)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+        while kill and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
             assert driver.is_alive(), "it ended before it could be killed"
             time.sleep(0.005)
-        driver.kill()
+        if kill:
+            driver.kill()
         driver.join()
-        assert driver.exitcode == -signal.SIGKILL
-    driver = start_process(go_on, store.folder, torch.get_num_threads(), log)
-    driver.join()
-    assert driver.exitcode == 0
+        assert driver.exitcode == (-signal.SIGKILL if kill else 0)
     assert int(log.read_text()) < LONG.optimization.epochs, "the last process started from the beginning"
     result = store.get(LONG)
-    assert result.metrics == uninterrupted.metrics
-    assert result.history == uninterrupted.history
+    assert (result.metrics, result.history) == (uninterrupted.metrics, uninterrupted.history)
     assert all((result.arrays[name] == value).all() for name, value in uninterrupted.arrays.items())
     assert not checkpoint.exists()
 
 
-def with_error(result, value):
-    result.metrics = {"test_mse": value}
-    return result
-
-
-def searched(method, options, values):
-    for seed, value in enumerate(values):
-        yield with_error(small_result(replace(RUN, method=method, method_options=options, seed=seed)), value)
+def searched(method, options, errors):
+    run = replace(RUN, method=method, method_options=options)
+    return [small_result(replace(run, seed=seed), error=error) for seed, error in enumerate(errors)]
 
 
 def test_the_choice_is_the_lowest_mean_over_seeds():
@@ -246,13 +213,11 @@ def test_the_choice_is_the_lowest_mean_over_seeds():
         *searched("dae", {"corruption": 0.1}, [0.3, 0.3]),
         *searched("dae", {"corruption": 0.2}, [0.3, 0.3]),
     ]
-    assert grid.choose(results) == {
-        "nrae_l": {"n_neighbors": 4, "neighbor_weight": 1.0},
-        "dae": {"corruption": 0.1},  # equal: the first
-    }
-    assert grid.choose([]) == {}
+    # Of equal candidates the first.
+    best = {"nrae_l": {"n_neighbors": 4, "neighbor_weight": 1.0}, "dae": {"corruption": 0.1}}
+    assert grid.choose(results) == best and grid.choose([]) == {}
     with pytest.raises(ValueError, match="search of 'dae' is incomplete"):
-        grid.choose([*searched("dae", {"corruption": 0.1}, [0.3, 0.3]), *searched("dae", {"corruption": 0.2}, [0.1])])
+        grid.choose(results[:-1])
 
 
 def test_frame_has_a_row_per_result_and_the_order_of_the_training_codes():

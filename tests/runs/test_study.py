@@ -16,21 +16,21 @@ DATA = dict(n_train=12, n_test=20, noise=0.1)
 
 
 def condition(**changes):
-    return dict(data="sine", data_options=DATA, network=NETWORK, optimization=Optimization(3, 12), **changes)
+    return dict(data="sine", data_options=DATA, network=NETWORK, optimization=Optimization(3, 12)) | changes
+
+
+WIDE = condition(network=Network(hidden=(16,), latent_dim=1), search_as="thin")
 
 
 def plan_of(preset, **changes):
-    plan = Plan(
-        {
-            "thin": condition(),
-            "wide": condition() | dict(network=Network(hidden=(16,), latent_dim=1), search_as="thin"),
-        },
+    fields = dict(
+        conditions={"thin": condition(), "wide": WIDE},
         methods=("ae", "dae", "nrae_l"),
         seeds=3 if preset == "paper" else 2,
         search={"dae": {"corruption": (0.01, 0.5)}, "nrae_l": {"neighbor_weight": (0.1, 1.0), "n_neighbors": (2, 4)}},
         criterion="test_mse",
     )
-    return replace(plan, **changes)
+    return Plan(**fields | changes)
 
 
 @pytest.fixture
@@ -47,14 +47,10 @@ def studied(plan, preset="quick", names=(), **how):
 
 def test_the_choice_is_the_candidate_with_the_lowest_error_and_holds_for_conditions_that_take_it(stores):
     study = studied(plan_of)
-    for method, option in (("dae", ["corruption"]), ("nrae_l", ["neighbor_weight", "n_neighbors"])):
-        tried = {
-            tuple(run.method_options[name] for name in option): stores["quick"].get(run).metrics["test_mse"]
-            for run in study.plan.searches("thin", method)
-        }
-        best = min(tried, key=tried.get)
-        for name in ("thin", "wide"):
-            assert tuple(study.options[name][method][one] for one in option) == best
+    for method in ("dae", "nrae_l"):
+        tried = [stores["quick"].get(run) for run in study.plan.searches("thin", method)]
+        best = min(tried, key=lambda result: result.metrics["test_mse"]).run.method_options
+        assert study.options["thin"][method] == study.options["wide"][method] == best
     assert study.options["thin"]["ae"] == {}
     assert {result.run.seed for result in study.searched} == {1000} and len(study.searched) == 2 + 4
     assert set(study.frame.condition) == {"thin", "wide"} and len(study.frame) == 2 * 3 * 2
@@ -68,16 +64,14 @@ def test_quick_shows_what_is_committed_whole_or_not_at_all_and_repeats_a_part_of
     study = studied(plan_of)
     assert study.options == full.options and len(study.results) == 2 * 3 * 3
     assert [result.run.key for result in study.results] == [result.run.key for result in full.results]
-    assert (study.preset_of("thin"), study.label("thin"), study.label("other")) == (
-        "paper", "thin, full scale (3 seeds)", "other, ours",
-    )  # fmt: skip
+    assert study.preset_of("thin") == "paper"
+    assert (study.label("thin"), study.label("other")) == ("thin, full scale (3 seeds)", "other, ours")
     again = {result.run.key for result, _ in study.checked}
     assert again == {path.stem for path in stores["quick"].folder.glob("*.npz")}  # nothing else was trained
     assert all(now.metrics == then.metrics and now is not then for now, then in study.checked)
     assert {then.run.seed for _, then in study.checked} == {0}
-    assert (
-        pages.spot_check_text(study.checked) == "Spot check: 6 of them were trained again now, 6 bit for bit the same."
-    )
+    text = pages.spot_check_text(study.checked)
+    assert text == "Spot check: 6 of them were trained again now, 6 bit for bit the same."
 
     stores["paper"].path(full.of("thin", "dae")[0].run).unlink()
     study = studied(plan_of)
@@ -105,27 +99,20 @@ def test_a_twin_that_is_not_repeated_stops_the_page_unless_it_is_of_another_kind
     run = plan_of("paper").run("thin", "ae", 0, {})
     now, then = stores["paper"].get(run), stores["paper"].get(run)
     then.metrics["test_mse"] *= 1.25
-    with pytest.raises(
-        RuntimeError, match=r"spot check failed.*these runs differ from the committed ones: sine paper ae"
-    ):
+    with pytest.raises(RuntimeError, match=r"spot check failed.* differ from the committed ones: sine paper ae"):
         pages.spot_check_text([(now, then)])
     for other in (dict(device="another"), dict(threads="64"), dict(torch="0.1"), dict(ensemble="5")):
-        changed = replace(then, provenance=then.provenance | other)
-        assert "1 (of an ensemble, or of another kind of machine) with test errors that differ by up to 20.0%" in (
-            pages.spot_check_text([(now, changed)])
-        )
+        text = pages.spot_check_text([(now, replace(then, provenance=then.provenance | other))])
+        assert "1 (of an ensemble, or of another kind of machine) with test errors that differ by up to 20.0%" in text
     then.metrics["test_mse"] = now.metrics["test_mse"]
     then.metrics["train_mse"] *= 2  # any number counts
-    with pytest.raises(RuntimeError, match="spot check failed"):
+    with pytest.raises(RuntimeError, match=r"spot check failed"):
         pages.spot_check_text([(now, then)])
 
 
 def test_one_method_trains_alone_and_a_method_can_take_anothers_choice(stores):
-    def plan(preset):
-        plan = plan_of(preset, methods=("nrae_l", "nrae_q"))
-        return replace(plan, conditions={"thin": condition(same_choice={"nrae_q": "nrae_l"})})
-
-    study = studied(plan, names=["nrae_q"])
+    same = {"thin": condition(same_choice={"nrae_q": "nrae_l"})}
+    study = studied(lambda preset: plan_of(preset, methods=("nrae_l", "nrae_q"), conditions=same), names=["nrae_q"])
     assert {result.run.method for result in study.results} == {"nrae_q"}
     assert {result.run.method for result in study.searched} == {"nrae_l"}
     assert study.options["thin"]["nrae_q"] == study.options["thin"]["nrae_l"] != {}
@@ -137,10 +124,8 @@ def test_fixed_options_reach_every_run_and_are_not_searched_and_a_conditions_own
         fixed={"nrae_l": {"n_neighbors": 3, "neighbor_weight": 9.0}},
         conditions={"one": condition(options={"nrae_l": {"n_neighbors": 5}}, search_data_options={"noise": 0.3})},
     )
-    assert plan.run("one", "nrae_l", 0, {"neighbor_weight": 0.5}).method_options == {
-        "n_neighbors": 5,
-        "neighbor_weight": 0.5,
-    }
+    given = plan.run("one", "nrae_l", 0, {"neighbor_weight": 0.5}).method_options
+    assert given == {"n_neighbors": 5, "neighbor_weight": 0.5}
     assert plan.searches("one", "nrae_l") == [] and len(plan.searches("one", "dae")) == 2
     half = replace(plan, fixed={})
     assert {run.method_options["n_neighbors"] for run in half.searches("one", "nrae_l")} == {5}
@@ -149,15 +134,40 @@ def test_fixed_options_reach_every_run_and_are_not_searched_and_a_conditions_own
     assert plan.run("one", "dae", 0, {}).data_options == DATA
 
 
-def test_the_first_seed_may_keep_more_and_the_search_may_be_shorter():
-    plan = plan_of("quick", keep_first="animation", keep="figure", search_epochs=1)
+def test_the_first_seed_and_a_condition_may_keep_what_they_want_and_the_search_may_be_shorter():
+    conditions = plan_of("quick").conditions | {"kept": condition(keep="neighborhood")}
+    plan = plan_of("quick", keep_first="animation", keep="figure", search_epochs=1, conditions=conditions)
     assert [plan.run("thin", "ae", seed, {}).keep for seed in (0, 1)] == ["animation", "figure"]
-    assert {(run.keep, run.optimization.epochs) for run in plan.searches("thin", "dae")} == {("metrics", 1)}
+    assert [plan.run("kept", "ae", seed, {}).keep for seed in (0, 1)] == ["neighborhood", "neighborhood"]
+    for name in ("thin", "kept"):
+        assert {(run.keep, run.optimization.epochs) for run in plan.searches(name, "dae")} == {("metrics", 1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"conditions": {"wide": condition(search_as="narrow")}}, "'narrow', which is no condition that searches"),
+        (
+            {"conditions": {"a": condition(optimisation=1)}},
+            "unknown field 'optimisation': choose among .* optimization,",
+        ),
+        ({"methods": "ae,dae"}, r"the methods must be a list of names such as \['ae', 'dae'\], not the text 'ae,dae'"),
+        ({"conditions": {"a": condition(methods="ae")}}, "the methods of condition 'a' must be a list of names"),
+        ({"search_seeds": (1, 5)}, r"choices must be made on held-out seeds: .* condition 'thin' has the seeds \[1\]"),
+        ({"search_seeds": (0,), "criterion": "validation_mse"}, "choices must be made on held-out seeds"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_sentence(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        plan_of("quick", **changes)
+
+
+def test_a_search_on_other_data_or_that_chooses_nothing_may_have_any_seeds():
+    plan_of("quick", search_seeds=(0,), conditions={"a": condition(search_data_options={"noise": 0.3})})
+    plan_of("quick", search_seeds=(0,), search={})
 
 
 def test_what_cannot_be_is_said(stores):
-    with pytest.raises(ValueError, match="'wide' takes the choices of 'narrow', which is no condition that searches"):
-        Plan({"wide": condition(search_as="narrow")}, ("ae",), 1)
     study = Study("toy", lambda preset: Plan({"a": condition(), "b": condition()}, ("ae",), 1), "quick")
     for name in ("results", "frame", "options", "searched", "checked", "conditions"):
         with pytest.raises(RuntimeError, match=f"this study has no {name} yet: call its run\\(\\) first"):
@@ -168,20 +178,20 @@ def test_what_cannot_be_is_said(stores):
         pages.close_study({}, "toy_page")
     with pytest.raises(ValueError, match="conditions 'a' and 'b' are the same runs"):
         study.run()
+    with pytest.raises(ValueError, match="'a' and 'b' are the same runs, or search by them: let one search_as another"):
+        studied(lambda preset: plan_of(preset, conditions={"a": condition(), "b": condition(keep="figure")}))
     with pytest.raises(ValueError, match="unknown condition 'narrow': choose among thin, wide"):
         studied(plan_of, only=["narrow"])
+    for given in ({"only": "thin,wide"}, {"names": "ae,dae"}):
+        with pytest.raises(ValueError, match=r"must be a list of names such as \['\w+', '\w+'\], not the text"):
+            studied(plan_of, **given)
 
 
-def test_a_choice_at_the_end_of_the_candidates_is_named(stores):
+def test_what_a_page_reads_of_its_results_and_which_choices_lie_at_the_end_of_the_candidates(stores):
     study = studied(plan_of)
-    chosen = study.options["thin"]
-    assert study.at_edge("thin")["dae"] == [f"σ = {chosen['dae']['corruption']:g}"]
+    assert study.at_edge("thin")["dae"] == [f"σ = {study.options['thin']['dae']['corruption']:g}"]
     assert len(study.at_edge("thin")["nrae_l"]) == 2  # two candidates: both are ends
     assert study.at_edge("wide") == {}
-
-
-def test_what_a_page_reads_of_its_results(stores):
-    study = studied(plan_of)
     rows = study.frame[(study.frame.condition == "wide") & (study.frame.method == "dae")]
     mean, deviation = study.summary("wide", "test_mse", 100)["dae"]
     assert mean == pytest.approx(100 * rows.test_mse.mean()) and deviation == pytest.approx(100 * rows.test_mse.std())
@@ -189,22 +199,18 @@ def test_what_a_page_reads_of_its_results(stores):
     broken.loc[rows.index[0], ["order_breaks", "test_mse"]] = 3, float("nan")
     assert study.summary("wide", "test_mse", frame=broken)["dae"][0] != study.summary("wide", "test_mse")["dae"][0]
     study.frame = broken
-    assert (
-        study.right("wide", "order_breaks") == {"ae": 2, "dae": 1, "nrae_l": 2}
-        and study.right("other", "order_breaks") == {}
-    )
+    assert study.right("wide", "order_breaks") == {"ae": 2, "dae": 1, "nrae_l": 2}
+    assert study.right("other", "order_breaks") == {}
     (one,) = study.of("wide", "dae", seed=1)
     assert study.row(one).seed == 1 and study.row(one).method == "dae" and study.condition_of(one) == "wide"
-    assert study.data(one).fingerprint == one.provenance["fingerprint"]
+    assert one.run.dataset().fingerprint == one.provenance["fingerprint"]
 
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     """Parameters of a notebook, what it displays, and a claim that it tests."""
-    claim = Claim(
-        "toy_page", "1", "toy", "NRAE-L beats AE.", paper.rules.lower("test_mse", ("nrae_l",), ("ae",)), fewest=2,
-    )  # fmt: skip
-    said = []
+    rule, said = paper.rules.lower("test_mse", ("nrae_l",), ("ae",)), []
+    claim = Claim("toy_page", "1", "toy", "NRAE-L beats AE.", rule, fewest=2)
     monkeypatch.setattr(paper, "CLAIMS", (claim,))
     monkeypatch.setattr(runs, "project_root", lambda: tmp_path)
     monkeypatch.setattr("IPython.display.display", lambda item, **_: said.append(str(getattr(item, "data", item))))
@@ -249,33 +255,21 @@ def test_verdicts_are_stored_at_full_scale_and_a_page_says_when_the_stored_ones_
 
 def test_full_scale_leaves_out_the_sets_that_are_not_here_and_names_them(stores, tmp_path, monkeypatch):
     monkeypatch.setenv("NRAE_DATA", str(tmp_path))
-
-    def plan(preset):
-        images = dict(
-            data="mnist", data_options=dict(source="official"), network=NETWORK, optimization=Optimization(1, 5)
-        )
-        return Plan({"curve": condition(), "images": images}, ("ae",), 1)
-
-    study = studied(plan, "paper")
+    images = condition(data="mnist", data_options=dict(source="official"))
+    plan = Plan({"curve": condition(), "images": images}, ("ae",), 1)
+    study = studied(lambda preset: plan, "paper")
     assert study.absent == ["images"] and set(study.frame.condition) == {"curve"}
     with pytest.raises(grid.RunsFailed, match="MNIST is not there"):
-        studied(plan, "paper", only=["images"])
+        studied(lambda preset: plan, "paper", only=["images"])
 
 
 def test_the_search_looks_at_validation_images_and_never_at_the_test(stores):
-    def plan(preset):
-        images = dict(source="stand_in", n_train=30, n_validation=20, n_test=20)
-        network = Network(hidden=(4,), latent_dim=1, output="sigmoid")
-        fields = dict(data="mnist", data_options=images, network=network, optimization=Optimization(1, 30))
-        return Plan({"images": fields}, ("dae",), 1, search={"dae": {"corruption": (0.1, 0.2, 0.3)}})
-
-    studied(plan)
-    tried = plan("quick").searches("images", "dae")
-    for place, run in enumerate(tried):  # results whose two errors disagree
-        result = stores["quick"].get(run)
+    images = condition(data="mnist", data_options=dict(source="stand_in", n_train=30, n_validation=20, n_test=20))
+    plan = Plan({"images": images}, ("dae",), 1, search={"dae": {"corruption": (0.1, 0.2, 0.3)}})
+    for place, result in enumerate(studied(lambda preset: plan).searched):  # results whose two errors disagree
         result.metrics |= {"test_mse": float(place), "validation_mse": float(-place)}
         stores["quick"].put(result)
-    assert studied(plan).options["images"]["dae"] == {"corruption": 0.3}
+    assert studied(lambda preset: plan).options["images"]["dae"] == {"corruption": 0.3}
 
 
 def test_a_full_search_of_some_methods_decides_for_none(stores):
@@ -286,18 +280,14 @@ def test_a_full_search_of_some_methods_decides_for_none(stores):
     assert {result.run.key for result in study.searched} >= own
 
 
-def test_a_banner_names_every_size_that_was_cut():
-    def plan(preset):
-        small = preset != "paper"
-        fields = condition() | dict(network=Network(hidden=(4, 4) if small else (64,), latent_dim=1))
-        fields["optimization"] = Optimization(2 if small else 1000, 12)
-        fields["data_options"] = DATA | dict(n_test=20 if small else 5000)
-        both = {"a": fields, "b": fields | dict(data_options=fields["data_options"] | dict(noise=0.5))}
-        return Plan({"a": fields} if small else both, ("ae",), 1 if small else 10)
+def test_a_banner_names_every_size_that_was_cut(stores):
+    def sized(n_test, hidden, epochs):
+        network, options = Network(hidden, latent_dim=1), DATA | {"n_test": n_test}
+        return condition(data_options=options, network=network, optimization=Optimization(epochs, 12))
 
-    study = Study("toy", plan, "smoke")
-    study.conditions, study._own = ["a"], {"a"}
-    assert study.cut() == (
+    full = {"a": sized(5000, (64,), 1000), "b": sized(20, (64,), 1000)}
+    plans = {"quick": Plan({"a": sized(20, (4, 4), 2)}, ("ae",), 1), "paper": Plan(full, ("ae",), 10)}
+    assert studied(plans.get).cut() == (
         "1 of 10 seeds; test points 20 (full scale: 5,000); hidden layers 4-4 (full scale: 64); epochs 2 (full scale: 1,000); "
         "1 of 2 conditions"
     )

@@ -10,28 +10,23 @@ import numpy as np
 from torch import nn
 
 from nrae_lib.data.datasets import Dataset
-from nrae_lib.runs.views.curve import curve, learned_curve
+from nrae_lib.runs.views.curve import curve, learned_curve, neighborhood, order
 from nrae_lib.runs.views.images import decode, denoising, encode, images
-from nrae_lib.runs.views.neighborhood import neighborhood
-from nrae_lib.runs.views.order import order
-from nrae_lib.runs.views.plane import curvature, latent_grid, latent_scores
+from nrae_lib.runs.views.plane import curvature, latent_grid
 
 View = Callable[[nn.Module, Dataset], tuple[dict[str, float], dict[str, np.ndarray]]]
-
-
-def metrics(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What every result has; of a curve, also the order of its codes."""
-    return curve(model, data)[0], {}
-
-
 VIEWS: dict[str, View] = {
-    view.__name__: view
-    for view in (metrics, images, denoising, order, latent_grid, latent_scores, curvature, neighborhood)
-} | {"figure": curve, "animation": curve}  # the latter also has the curve during training
+    view.__name__: view for view in (images, denoising, order, latent_grid, curvature, neighborhood)
+} | {
+    "metrics": lambda model, data: (curve(model, data)[0], {}),  # of a curve, also the order of its codes
+    "figure": curve,
+    "animation": curve,  # which also has the curve during training
+    "latent_scores": lambda model, data: (latent_grid(model, data)[0], {}),
+}
 # Results of these views are stored with the trained weights, in a file of their own that is not committed.
 WITH_WEIGHTS = ("images",)
 
 __all__ = [
     "VIEWS", "WITH_WEIGHTS", "View", "curvature", "curve", "decode", "denoising", "encode", "images", "latent_grid",
-    "latent_scores", "learned_curve", "neighborhood", "order",
+    "learned_curve", "neighborhood", "order",
 ]  # fmt: skip

@@ -1,7 +1,5 @@
 """Reconstructed and denoised images (Table 2; supplement, Figures 3 and 4), and codes and images block by block."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,19 +14,19 @@ _SHOWN, _EXTREMES, _DENOISED = 40, 8, 10
 
 
 @torch.no_grad()
-def _in_blocks(function: Callable[[Tensor], Tensor], points: Tensor, values: int, device: torch.device) -> Tensor:
-    size = max(1, _BLOCK_VALUES // max(1, values))
-    return torch.cat([function(as_floats(part.to(device))).cpu() for part in points.split(size)])
+def _in_blocks(model: nn.Module, half: nn.Module, points: Tensor, features: int) -> Tensor:
+    device, size = next(model.parameters()).device, max(1, _BLOCK_VALUES // max(1, features))
+    return torch.cat([half(as_floats(part.to(device))).cpu() for part in points.split(size)])
 
 
 def encode(model: nn.Module, points: Tensor) -> Tensor:
     """(N, m) codes of ``points``, on the CPU; the points may be uint8 images and may lie on any device."""
-    return _in_blocks(model.encoder, points, points[0].numel(), next(model.parameters()).device)
+    return _in_blocks(model, model.encoder, points, points[0].numel())
 
 
 def decode(model: nn.Module, codes: Tensor, features: int) -> Tensor:
     """(N, ...) decoded ``codes``, on the CPU; ``features`` is the number of values of one decoded point."""
-    return _in_blocks(model.decoder, codes, features, next(model.parameters()).device)
+    return _in_blocks(model, model.decoder, codes, features)
 
 
 def _reconstructed(model: nn.Module, points: Tensor) -> Tensor:
@@ -65,9 +63,8 @@ def denoising(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[s
     The paper does not say of which; nor whether its mean is over the images' decibels or their errors.
 
     Returns:
-        metrics psnr_train, psnr_test (:func:`nrae_lib.core.measures.psnr`), psnr_of_mean_train, psnr_of_mean_test
-        (:func:`nrae_lib.core.measures.psnr_of_mean`), in decibels; arrays clean, noisy and denoised, the first 10 test images
-        as uint8.
+        metrics psnr_train, psnr_test (:func:`nrae_lib.core.measures.psnr`), psnr_of_mean_train and psnr_of_mean_test
+        (of the mean error), in decibels; arrays clean, noisy and denoised, the first 10 test images as uint8.
 
     Raises:
         ValueError: if the data has no noise.

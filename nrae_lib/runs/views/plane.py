@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib.core import measures
+from nrae_lib.core.points import check_finite
 from nrae_lib.data.datasets import Dataset
 from nrae_lib.runs.views.images import as_bytes, decode, encode
 
-# Half a side of the grid, in standard deviations of the training codes: evenly drawn codes reach 1.7.
-REACH = 2.0
+_REACH = 2.0  # half a side of the grid, in standard deviations of the training codes: evenly drawn codes reach 1.7
 _GRID_POINTS, _FIELD_POINTS = 19, 32  # of the former every second is kept as a picture, both ends among them
 _SHOWN_CODES, _CURVATURE_CODES = 1000, 500
 
@@ -40,13 +40,9 @@ class Whitened:
 
 
 def grid_near(coordinates: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """A regular grid over [-2, 2]², and where it lies in the region of the data, whose whitened codes (N, 2) are given.
-
-    Returns:
-        (points, points, 2) float64, row by row from above, and (points, points) bool: whether some training code lies
-        within one step of the grid.
-    """
-    side = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
+    """A regular grid over [-2, 2]², (points, points, 2) float64, row by row from above, and where the data are, (points,
+    points) bool: whether one of the whitened codes (N, 2) lies within one step of the grid."""
+    side = torch.linspace(-_REACH, _REACH, points, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), 2).flip(0)
     step = float(side[1] - side[0])
     return grid, torch.stack([torch.cdist(row, coordinates).amin(1) <= step for row in grid])
@@ -62,23 +58,19 @@ def _whitened(model: nn.Module, data: Dataset, view: str) -> tuple[Whitened, Ten
     codes = encode(model, data.train)
     if codes.shape[1] != 2:
         raise ValueError(f"the view {view!r} needs codes in the plane (latent_dim 2), not {codes.shape[1]}")
-    if not torch.isfinite(codes).all():
-        raise ValueError("the codes hold NaN or infinite values: the model has diverged")
+    check_finite(codes, "codes")
     plane = Whitened(codes)
     return plane, plane.of(codes)
 
 
 @torch.no_grad()
 def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What is decoded from a 19 x 19 grid of the whitened latent plane.
+    """What is decoded from a 19 x 19 grid of the whitened latent plane; ValueError if the codes are not in a plane.
 
     Returns:
         metrics grid_roughness, :func:`nrae_lib.core.measures.grid_smoothness` of the whole grid, and data_roughness, of
         where some training code lies within one step of it. Arrays: grid (10, 10, ...) uint8, every second row and
         column; near (10, 10) bool, that region; code (at most 1000, 2), whitened training codes, and their position.
-
-    Raises:
-        ValueError: if the codes are not in the plane.
     """
     plane, coordinates = _whitened(model, data, "latent_grid")
     grid, near = grid_near(coordinates, _GRID_POINTS)
@@ -96,30 +88,21 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
     return metrics, arrays
 
 
-def latent_scores(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The metrics of ``latent_grid`` without its pictures."""
-    return latent_grid(model, data)[0], {}
-
-
 @torch.no_grad()
 def curvature(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scalar curvature of the decoded surface where the training codes are; in float64, as its formula asks.
 
-    Curvature does not depend on the coordinates of the latent plane; whitened ones only say where the field is drawn.
-    Its unit is 1 / (unit of the images)², with the norm over all their values.
+    It does not depend on the coordinates of the latent plane; whitened ones only say where the field is drawn. Its unit is
+    1 / (unit of the images)², with the norm over all their values. ValueError if the codes are not in a plane.
 
     Returns:
         metrics curvature, the median of ``abs(R)`` over 500 evenly chosen training codes, log10_curvature, its logarithm,
         and field_curvature, the median over the grid where a training code lies within one step; places where the decoder
         is no immersion are left out. Arrays: field (32, 32) float32, R on the grid, row by row from above, NaN elsewhere;
         code (at most 500, 2), whitened, and code_curvature (at most 500,).
-
-    Raises:
-        ValueError: if the codes are not in the plane.
     """
     plane, coordinates = _whitened(model, data, "curvature")
-    decoder = copy.deepcopy(model.decoder).double()
-    device = next(model.parameters()).device
+    decoder, device = copy.deepcopy(model.decoder).double(), next(model.parameters()).device
     shown = coordinates[_some(len(coordinates), _CURVATURE_CODES)]
     grid, near = grid_near(coordinates, _FIELD_POINTS)
     field = torch.full(near.shape, torch.nan, dtype=torch.float64)
