@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 
-from nrae_lib.pages.plots import PAGE_STYLE
+from nrae_lib.pages.plots.style import PAGE_STYLE
 from nrae_lib.pages.tables import display_html, escaped, text_table_html
 
 _METHOD_STYLE = (
