@@ -64,6 +64,16 @@ def some_images(channels, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (5, channels, 6, 6), dtype=np.uint8)
 
 
+@pytest.mark.parametrize(("call", "numbers"), [
+    (lambda: plots.scrubber({"ae": TRAINING}, [1, 2, 3, 4, 5]), "5 places, but what it moves 4"),
+    (lambda: plots.latent_walk({"ae": LEARNED, "nrae_q": LEARNED | {"curve": CURVE[::2]}}), "200 places, but what it moves 100"),
+    (lambda: plots.image_slider({"a": some_images(1)[:3], "b": some_images(1)}), "5 places, but what it moves 3"),
+])  # fmt: skip
+def test_everything_moves_through_all_places(call, numbers):
+    with pytest.raises(ValueError, match=numbers):
+        call()
+
+
 @pytest.mark.parametrize(("channels", "kind"), [(1, "png"), (3, "jpeg")])
 def test_the_slider_holds_every_image_and_note(shown, channels, kind):
     rows = {"originals": some_images(channels), "nrae_q": some_images(channels, 1) // 8 + 96}

@@ -14,6 +14,8 @@ from nrae_lib.pages.plots.style import (
     style,
 )
 
+_LABELS = {"neighbor_weight": "neighbour weight λ", "n_neighbors": "neighbours k"}
+
 
 def mean_and_deviation(values):
     """Mean and sample standard deviation (0 for a single value) of a 1-D array."""
@@ -134,7 +136,8 @@ def search_grid(frame, chosen):
             axis.autoscale(axis="y")
             axis.set_ylabel("validation MSE")
         for axis, (method, means) in zip(axes, (maps | lines).items(), strict=True):
-            axis.set(title=method_label(method), xlabel=_option_label(means.index.names[0]))
+            labels = [_LABELS.get(name, name.replace("_", " ")) for name in means.index.names]
+            axis.set(title=method_label(method), **dict(zip(("xlabel", "ylabel"), labels, strict=False)))
     return figure
 
 
@@ -158,7 +161,6 @@ def _draw_heat_map(axis, table, choice, power, colours):
     axis.set_yticks(np.arange(len(down)) + 0.5, [f"{number:g}" for number in down])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_ylabel(_option_label(down.name))
 
 
 def _draw_line(axis, means, choice, colour):
@@ -169,8 +171,3 @@ def _draw_line(axis, means, choice, colour):
     axis.tick_params(axis="x", labelrotation=30 if len(means) > 6 else 0)
     plain_log(axis.yaxis)
     axis.grid(axis="y")
-
-
-def _option_label(name):
-    labels = {"neighbor_weight": "neighbour weight λ", "n_neighbors": "neighbours k"}
-    return labels.get(name, name.replace("_", " "))

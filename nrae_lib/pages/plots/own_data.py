@@ -42,7 +42,7 @@ def codes_of_points(panels, colour, colour_name, seed=0):
         numbers = np.ma.masked_invalid(colour.astype(float))
         ends = (numbers.min(), numbers.max()) if numbers.count() else (0, 1)
         scale = multiples.colours_between(ORDER_COLOURS, *ends)
-        scale["cmap"].set_bad(CATEGORY_COLOURS[-1])
+        scale["cmap"] = scale["cmap"].with_extremes(bad=CATEGORY_COLOURS[-1])
         look |= {"c": numbers[order], "plotnonfinite": True, **scale}
 
     def draw(axis, panel):

@@ -86,7 +86,7 @@ def _show_panels(panels, layers, truth, labels, alt, name, first):
             if points.ndim == 3:
                 lines = [drawn(frame, dots) for frame in points]
                 places.append(("d", lines))
-                pictures += f'<path style="{look}" data-moves d="{lines[first]}"/>'
+                pictures += f'<path style="{look}" data-moves d="{lines[-1 if first else 0]}"/>'
             else:
                 pictures += f'<path style="{look}" d="{drawn(points, dots)}"/>'
         pictures += "</svg></figure>"
@@ -150,10 +150,15 @@ def _show_slider(content, places, labels, alt, name, first):
 
     What has the attribute data-moves changes with the slider: ``places`` say for each of these (the attribute that
     changes, or None for its text; a value per place). ``labels`` are the slider's own text at each place, ``name`` says
-    to screen readers what it moves, and ``first`` is where it starts, which ``content`` shows already.
+    to screen readers what it moves, and ``first`` is where it starts, which ``content`` shows already. A ValueError says
+    that what moves has other places than the slider.
     """
     from IPython.display import display
 
+    if counts := {len(values) for _, values in places} - {len(labels)}:
+        raise ValueError(
+            f"the slider has {len(labels)} places, but what it moves {', '.join(map(str, sorted(counts)))}"
+        )
     # "<" could end the script element early; JSON may spell it as an escape.
     data = json.dumps({"labels": labels, "places": places}, separators=(",", ":"), ensure_ascii=False)
     data = data.replace("<", "\\u003c")
