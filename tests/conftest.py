@@ -65,9 +65,12 @@ def built_book(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(root=copy, site=copy / "_build" / "html", log=log, build_again=lambda: build(copy))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A Chromium that reads files and reaches nothing: a page that asks for anything outside gets an error."""
+    """A Chromium that reads files and reaches nothing: a page that asks for anything outside gets an error.
+
+    Not for the whole session: its event loop would be in the way of tests that run their own.
+    """
     known = (os.environ.get("CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     executable = next(filter(None, known), None)
     if not executable:

@@ -54,7 +54,7 @@ POOR_CONTRAST = """() => {
 }"""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def context(browser):
     """One for all pages, so that what they share is loaded once; its reader has chosen to follow the system's mode."""
     context = browser.new_context(viewport=DESKTOP, color_scheme="dark", reduced_motion="reduce")
