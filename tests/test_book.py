@@ -23,10 +23,6 @@ NOTEBOOKS = run_notebooks.notebook_names(ROOT)
 ALL = {"learns", "compares", "draws", "alone"}  # what the fixture `project` has
 
 
-def run_stale(root: Path, preset: str = "quick") -> list[str]:
-    return run_notebooks.run_stale_notebooks(root, preset, say=lambda line: None)
-
-
 def write_notebook(root: Path, name: str, *sources: str, **declared) -> None:
     parameters = nbformat.v4.new_code_cell("preset = 'quick'", metadata={"tags": ["parameters"]})
     cells = [nbformat.v4.new_markdown_cell(f"# {name}"), parameters, *map(nbformat.v4.new_code_cell, sources)]
@@ -138,7 +134,7 @@ def test_a_failing_notebook_is_named_with_its_cell_a_dead_kernel_too_and_the_oth
     write_notebook(project, "compares", "import os; os._exit(9)")
     write_notebook(project, "draws", "import time; time.sleep(4)")
     with pytest.raises(NotebookError) as failure:
-        run_stale(project)
+        run_stale_notebooks(project, "quick")
     # Cells: the title, the parameters, x = 1, and the one that fails.
     assert "notebooks/alone.ipynb, cell 4: ValueError: lambda must be positive" in str(failure.value)
     assert "notebooks/compares.ipynb did not run: nbclient.exceptions.DeadKernelError" in str(failure.value)
@@ -155,7 +151,7 @@ def test_a_page_that_fills_a_results_folder(project, preset):
     pretend_all_ran(project, preset)
     write_notebook(project, "alone", "open('results/sine/new.json', 'w').write('new')", results=["sine"])
     assert stale_pages(project, preset) == {"alone"}
-    assert run_stale(project, preset) == ["alone", "compares"]
+    assert run_stale_notebooks(project, preset) == ["alone", "compares"]
     found = why_stale(project, "alone", preset)
     assert found == (None if preset == "paper" else "stale: results/sine/new.json is new")
     assert why_stale(project, "compares", preset) is None
