@@ -293,7 +293,7 @@ def test_curvature_fields_share_one_symmetric_scale_with_flat_in_the_middle():
     # The sentences of matplotlib and numpy.
     (lambda: plots.latent_grids({"ae": {"grid": np.zeros((2, 3, 1, 2, 2), np.uint8), "near": np.ones((3, 2), bool)}}), "broadcast"),
     (lambda: plots.latent_order({"ae": ROLL | {"code": np.zeros(3)}}), "must match exactly"),
-    (lambda: plots.code_circles({"ae": CIRCLE | {"angle": np.zeros(5)}}), "could not be broadcast"),
+    (lambda: plots.code_circles({"ae": CIRCLE | {"angle": np.zeros(5)}}), "inconsistent with 'x' and 'y'"),
     (lambda: plots.code_planes({"ae": CIRCLE | {"angle": np.zeros(5)}}), "inconsistent with 'x' and 'y'"),
 ])  # fmt: skip
 def test_wrong_input_gets_one_clear_sentence(call, message):
