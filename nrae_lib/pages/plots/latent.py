@@ -61,9 +61,8 @@ def code_planes(panels):
 def latent_grids(panels):
     """Figure 5 of the paper: images decoded from a regular grid of each latent space, one picture per method.
 
-    Arguments:
-        panels: title -> {"grid": (R, C, channels, H, W) uint8, "near": (R, C) bool, "note": str, optional}. Images where
-            ``near`` is False, away from the data, are pale.
+    ``panels`` are title -> {"grid": (R, C, channels, H, W) uint8, "near": (R, C) bool, "note": str, optional}. Images
+    where ``near`` is False, away from the data, are pale.
     """
 
     def draw(axis, panel):
@@ -82,11 +81,8 @@ def curvature_fields(panels):
     """Figure 6 of the paper: the scalar curvature R over each latent space, on one symmetric logarithmic colour scale.
 
     Grey where R = 0, blue where it is negative (a saddle), orange where it is positive; colours are linear below the
-    lowest tenth of all ``abs(R)``, and end at the largest hundredth.
-
-    Arguments:
-        panels: title -> {"field": (R, C), R over [-2, 2]², the first row on top, NaN outside of the data;
-            "code": (N, 2), "note": str, optional}.
+    lowest tenth of all ``abs(R)``, and end at the largest hundredth. ``panels`` are title -> {"field": (R, C), R over
+    [-2, 2]², the first row on top, NaN outside of the data; "code": (N, 2), "note": str, optional}.
     """
     from matplotlib.colors import SymLogNorm
     from matplotlib.ticker import SymmetricalLogLocator

@@ -36,8 +36,7 @@ def per_seed(frame, value, method_order, paper=None, ylabel=None, summary=mean_a
     One picture per condition, with the same axes.
 
     Arguments:
-        frame: DataFrame, one row per run, columns method, seed, `value` and optionally condition (one picture each).
-        value: the column to draw.
+        frame: DataFrame, one row per run, columns method, `value`, the one to draw, and optionally condition.
         method_order: names of methods from left to right; one without runs keeps its place and the paper's number.
         paper: method -> (mean, error or None) as printed in the paper, in the unit of `value`; optional.
         ylabel: label of the value axis; `value` when None.

@@ -120,11 +120,8 @@ def show(figure, alt, thumbnail=False):
 
     Arguments:
         figure: a matplotlib Figure. Black becomes the page's text colour.
-        alt: one sentence that says what the picture shows.
+        alt: one sentence that says what the picture shows; a ValueError asks for it where it is empty.
         thumbnail: marks the picture that stands for this page in the book's gallery.
-
-    Raises:
-        ValueError: `alt` is empty.
     """
     from IPython.display import display
 
