@@ -58,3 +58,26 @@ def built_book(tmp_path_factory) -> SimpleNamespace:
     if status:
         pytest.fail("the book does not build:\n" + log[-6000:], pytrace=False)
     return SimpleNamespace(root=copy, site=copy / "_build" / "html", log=log, build_again=lambda: build(copy))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium that reads files and reaches nothing: a page that asks for anything outside gets an error.
+
+    Not for the whole session: its event loop would be in the way of tests that run their own.
+    """
+    known = (os.environ.get("CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    executable = next(filter(None, known), None)
+    if not executable:
+        if "NRAE_BROWSER_REQUIRED" in os.environ:
+            pytest.fail("there is no Chromium, and these tests must not be skipped here")
+        pytest.skip("there is no Chromium: install it, or name it in $CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    # Chromium's own sandbox refuses to start as root, as in most containers. Search reads files beside the page.
+    arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    arguments += ["--allow-file-access-from-files"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield chromium
+        chromium.close()

@@ -47,34 +47,31 @@ def stale_pages(root: Path, preset: str = "quick") -> set[str]:
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A library and four notebooks."""
-    for name in ("nrae_lib/__init__.py", "nrae_lib/core/losses.py", "nrae_lib/paper/nrae.csv", "nrae_lib/notes.txt"):
+    library = ("__init__.py", "core/losses.py", "paper/nrae.csv", "notes.txt")
+    for name in (*(f"nrae_lib/{file}" for file in library), "requirements.lock", "results/sine/run.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "requirements.lock").write_text("numpy==2.4.0\n")
-    (tmp_path / "results" / "sine").mkdir(parents=True)
-    (tmp_path / "results" / "sine" / "run.json").write_text("{}")
-    for name in ("learns", "draws", "alone"):
-        write_notebook(tmp_path, name, "print(1)")
-    write_notebook(tmp_path, "compares", "print(1)", results=["sine"])
+    for name in ALL:
+        write_notebook(tmp_path, name, "print(1)", results=["sine"] if name == "compares" else [])
     pretend_all_ran(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("edited", "expected"),
-    [
-        ("nrae_lib/core/losses.py", ALL),
-        ("nrae_lib/paper/nrae.csv", ALL),
-        ("nrae_lib/another.py", ALL),
-        ("nrae_lib/pages/another.css", ALL),
-        ("nrae_lib/notes.txt", set()),
-        ("results/sine/run.json", {"compares"}),
-        ("results/sine/another_run.npz", {"compares"}),
-        ("results/swissroll/run.json", set()),
-        ("requirements.lock", ALL),
-        ("book/method.md", set()),
-    ],
-)
+EDITS = {
+    "nrae_lib/core/losses.py": ALL,
+    "nrae_lib/paper/nrae.csv": ALL,
+    "nrae_lib/another.py": ALL,
+    "nrae_lib/pages/another.css": ALL,
+    "nrae_lib/notes.txt": set(),
+    "results/sine/run.json": {"compares"},
+    "results/sine/another_run.npz": {"compares"},
+    "results/swissroll/run.json": set(),
+    "requirements.lock": ALL,
+    "book/method.md": set(),
+}
+
+
+@pytest.mark.parametrize(("edited", "expected"), EDITS.items())
 def test_an_edit_makes_exactly_the_dependent_pages_stale(project, edited, expected):
     assert stale_pages(project) == set()
     path = project / edited
@@ -92,17 +89,17 @@ def test_what_else_makes_a_page_stale_and_what_does_not(project, monkeypatch):
     assert stale_pages(project) == {"alone", "draws"}
     pretend_all_ran(project)
     # A reader has run a notebook in place; a run has left more than its result.
-    path = project / "notebooks" / "alone.ipynb"
+    path, sine, pictures = project / "notebooks" / "alone.ipynb", project / "results" / "sine", project / "images"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[-1] |= {"outputs": [nbformat.v4.new_output("stream", text="hello")], "execution_count": 7}
     nbformat.write(notebook, path)
-    (project / "results" / "sine" / ".hidden").mkdir()
-    (project / "results" / "sine" / ".hidden" / "weights.npz").touch()
+    (sine / ".hidden").mkdir()
+    (sine / ".hidden" / "weights.npz").touch()
     assert stale_pages(project) == set()
-    (project / "images").mkdir()
-    (project / "images" / "mnist.npz").touch()
+    pictures.mkdir()
+    (pictures / "mnist.npz").touch()
     assert why_stale(project, "draws", "quick") == "stale: image sets changed"
-    (project / "results" / "sine" / "run.json").unlink()
+    (sine / "run.json").unlink()
     assert why_stale(project, "compares", "quick") == "stale: results/sine/run.json is gone"
     assert stale_pages(project) == {"compares", "draws"}
     assert why_stale(project, "draws", "paper") == "stale: preset was quick, is paper"
@@ -137,7 +134,7 @@ def test_a_failing_notebook_is_named_with_its_cell_a_dead_kernel_too_and_the_oth
     write_notebook(project, "compares", "import os; os._exit(9)")
     write_notebook(project, "draws", "import time; time.sleep(4)")
     with pytest.raises(NotebookError) as failure:
-        run_stale_notebooks(project, "quick", say=lambda line: None)
+        run_stale_notebooks(project, "quick")
     # Cells: the title, the parameters, x = 1, and the one that fails.
     assert "notebooks/alone.ipynb, cell 4: ValueError: lambda must be positive" in str(failure.value)
     assert "notebooks/compares.ipynb did not run: nbclient.exceptions.DeadKernelError" in str(failure.value)
@@ -149,13 +146,12 @@ def test_a_failing_notebook_is_named_with_its_cell_a_dead_kernel_too_and_the_oth
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 def test_a_page_that_fills_a_results_folder(project, preset):
     """Under the paper preset `alone` fills it and is fresh; only then can `compares` be found stale, or show the new file."""
-    write_notebook(
-        project, "compares", "print(open('results/sine/new.json').read())", results=["sine"], after_others=True
-    )
+    shows = "print(open('results/sine/new.json').read())"
+    write_notebook(project, "compares", shows, results=["sine"], after_others=True)
     pretend_all_ran(project, preset)
     write_notebook(project, "alone", "open('results/sine/new.json', 'w').write('new')", results=["sine"])
     assert stale_pages(project, preset) == {"alone"}
-    assert run_stale_notebooks(project, preset, say=lambda line: None) == ["alone", "compares"]
+    assert run_stale_notebooks(project, preset) == ["alone", "compares"]
     found = why_stale(project, "alone", preset)
     assert found == (None if preset == "paper" else "stale: results/sine/new.json is new")
     assert why_stale(project, "compares", preset) is None
@@ -164,7 +160,7 @@ def test_a_page_that_fills_a_results_folder(project, preset):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_stopping_a_build_stops_its_kernels(project, number):
     sleep = "import os, time; open(f'{preset}-%s.pid', 'w').write(str(os.getpid())); time.sleep(600)"
-    for name in ("alone", "draws", "learns", "compares"):
+    for name in ALL:
         write_notebook(project, name, sleep % name)
     # As from a terminal: a process in the background of a script ignores Ctrl-C.
     code = "import pathlib, signal, run_notebooks; signal.signal(2, signal.default_int_handler)\n"
@@ -181,7 +177,7 @@ def test_stopping_a_build_stops_its_kernels(project, number):
     while any(psutil.pid_exists(kernel) and psutil.Process(kernel).status() != "zombie" for kernel in kernels):
         assert time.monotonic() < deadline, "a kernel outlived its build"
         time.sleep(0.1)
-    assert stale_pages(project) == {"alone", "draws", "learns", "compares"}
+    assert stale_pages(project) == ALL
 
 
 def test_a_second_build_waits_and_clears_up_after_a_killed_one(project):
@@ -220,10 +216,8 @@ def test_the_marked_picture_becomes_the_thumbnail(project):
 
 
 def test_every_page_about_the_library_exists_once_and_every_page_is_in_the_table_of_contents():
-    modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in (ROOT / "nrae_lib").rglob("*.py")
-    }
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "nrae_lib").rglob("*.py")]
+    modules = {".".join(path.parts).removesuffix(".__init__") for path in paths}
     pages = list((ROOT / "book" / "api").glob("*.md"))
     documented = re.findall(r"automodule:: (nrae_lib[\w.]*)", "\n".join(page.read_text() for page in pages))
     assert len(documented) == len(set(documented)) and set(documented) <= modules

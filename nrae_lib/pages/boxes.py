@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from nrae_lib.pages.plots import MANIFOLD_COLOUR, method_label
+from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, method_label
 from nrae_lib.pages.tables import display_html, display_markdown, escaped, text_table
 
 _RECORDED = {

@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from nrae_lib.pages.plots import PAGE_STYLE, method_label
+from nrae_lib.pages.plots.style import PAGE_STYLE, method_label
 
 _STYLE = Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
 

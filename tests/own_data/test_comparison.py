@@ -18,6 +18,8 @@ from nrae_lib import ManifoldAutoencoder
 from nrae_lib.own_data import comparison, files
 from nrae_lib.own_data.embeddings import EMBEDDINGS, embedding
 from nrae_lib.pages import plots
+from nrae_lib.pages.plots.own_data import CATEGORY_COLOURS
+from nrae_lib.pages.plots.style import relative_luminance
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "your_data.ipynb", as_version=4)
@@ -152,7 +154,7 @@ def test_classes_have_a_legend_and_numbers_a_bar():
     assert ">time<" in drawn({"ae": POINTS[:, :1]}, numbers, "time")
     with pytest.raises(ValueError, match="the colour has"):
         plots.codes_of_points(panels, np.arange(3), "kind")
-    assert all(0.12 <= plots.relative_luminance(colour) <= 0.3 for colour in plots.CATEGORY_COLOURS)
+    assert all(0.12 <= relative_luminance(colour) <= 0.3 for colour in CATEGORY_COLOURS)
 
 
 def test_every_code_fills_its_own_picture():

@@ -10,49 +10,28 @@ import numpy as np
 import pytest
 
 from nrae_lib.pages import plots
+from nrae_lib.pages.plots.latent import CYCLIC_COLOURS
+from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, METHOD_COLOURS, ORDER_COLOURS, relative_luminance
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
-
-
-def sine_panel(seeds=1):
-    x = np.linspace(-np.pi, np.pi, 200)
-    curve = np.stack([x, np.sin(x)], axis=1)
-    return {"train": curve[::5] + 0.1, "curve": [curve + 0.1 * seed for seed in range(seeds)], "note": "MSE 0.3"}
-
-
-def roll_panel(sign=1):
-    angle, test_angle = np.linspace(0, 2 * np.pi, 30), np.linspace(0, 2 * np.pi, 1000)
-    train, test = (np.stack([a * np.cos(a), a * np.sin(a)], axis=1) for a in (angle, test_angle))
-    return {
-        "train": train, "reconstruction": test, "curve": test, "code": sign * 7 * angle, "angle": angle,
-        "test_angle": test_angle,
-    }  # fmt: skip
-
-
-def circle(count=36):
-    angle = np.arange(count) * 360 / count
-    return {"code": np.stack([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))], 1), "angle": angle}
-
-
-def images(count, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, 6, 6), dtype=np.uint8)
-
-
-def seeds_frame(conditions=("paper", "released")):
-    return pd.DataFrame(
-        {"method": method, "seed": seed, "condition": condition, "mse": 1.0 + 0.1 * seed}
-        for condition in conditions for method in ("ae", "nrae_q") for seed in range(3)
-    )  # fmt: skip
-
-
-def sweep_frame():
-    return pd.DataFrame(
-        {"method": method, "n": n, "seed": seed, "set": name, "mse": factor / n + 0.001 * seed}
-        for name in ("A", "B") for method, factor in (("ae", 2.0), ("nrae_q", 1.0)) for n in (10, 100) for seed in (0, 1, 2)
-    )  # fmt: skip
-
-
+X = np.linspace(-np.pi, np.pi, 200)
+CURVE = np.stack([X, np.sin(X)], axis=1)
+SINE = {"train": CURVE[::5] + 0.1, "curve": CURVE, "note": "MSE 0.3"}
+ANGLE = np.arange(36) * 10.0
+CIRCLE = {"code": np.stack([np.cos(np.deg2rad(ANGLE)), np.sin(np.deg2rad(ANGLE))], 1), "angle": ANGLE}
+ROLL_ANGLE, TEST_ANGLE = np.linspace(0, 2 * np.pi, 30), np.linspace(0, 2 * np.pi, 1000)
+TRAIN, TEST = (np.stack([a * np.cos(a), a * np.sin(a)], axis=1) for a in (ROLL_ANGLE, TEST_ANGLE))
+ROLL = {"train": TRAIN, "code": 7 * ROLL_ANGLE, "angle": ROLL_ANGLE}
+ROLL |= {"reconstruction": TEST, "test_angle": TEST_ANGLE, "curve": TEST}
+SEEDS = pd.DataFrame(
+    {"method": method, "seed": seed, "condition": condition, "mse": 1.0 + 0.1 * seed}
+    for condition in ("paper", "released") for method in ("ae", "nrae_q") for seed in range(3)
+)  # fmt: skip
+SWEEP = pd.DataFrame(
+    {"method": method, "n": n, "seed": seed, "set": name, "mse": factor / n + 0.001 * seed}
+    for name in ("A", "B") for method, factor in (("ae", 2.0), ("nrae_q", 1.0)) for n in (10, 100) for seed in (0, 1, 2)
+)  # fmt: skip
 SEARCH = pd.DataFrame(
     [
         {"method": "nrae_l", "neighbor_weight": weight, "n_neighbors": k, "validation_mse": 0.003 * k / weight}
@@ -67,38 +46,56 @@ ROWS = {
     "C": {},
 }
 METHODS = ("ae", "vae", "nrae_l", "nrae_q")
-EVERY_PICTURE = {
-    "learned_curves": lambda: plots.learned_curves({"ae": sine_panel(3), "nrae_q": sine_panel(), "dae": sine_panel()}),
-    "latent_order": lambda: plots.latent_order({"nrae_q": roll_panel()}),
-    "per_seed": lambda: plots.per_seed(seeds_frame(), "mse", ["ae", "nrae_q"], {"ae": (1.9, 0.2)}),
-    "search_grid": lambda: plots.search_grid(SEARCH, CHOSEN),
-    "code_circles": lambda: plots.code_circles({"ae": circle()}),
-    "image_rows": lambda: plots.image_rows({"ae": images(4)}, {"ae": [1]}, {"ae": "a note"}),
-    "sweep": lambda: plots.sweep(sweep_frame(), "n", "mse", METHODS, panel="set"),
-    "dot_rows": lambda: plots.dot_rows(ROWS, METHODS, "error", printed=["A, paper"]),
+COSTS = {
+    "this page": {"nrae_q": (1.6, 1.5, 1.7), "ae": (1.0, 1.0, 1.0), "cae": (3.9, 3.8, 4.1)},
+    "stored": {"ae": (1.0, 1.0, 1.0), "nrae_q": (1.5, 1.4, 1.6), "spae": (2.9, 2.8, 3.0)},
 }
+K = np.array([2, 10, 100])
+ESTIMATE = {"x": K, "y": np.full(3, 2.0), "low": np.full(3, 1.9), "high": np.full(3, 2.2), "method": "cae", "form": 1}
+LINES = {"AE": {"x": K, "y": np.ones(3), "method": "ae"}, "CAE, estimate": ESTIMATE}
+LINES |= {"SPAE": {"x": K[:2], "y": K[:2], "method": "spae"}}
+TIMES = {"x": "neighbours k", "y": "ms per step", "lines": LINES}
+
+
+def images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, 6, 6), dtype=np.uint8)
+
+
+EVERY_PICTURE = {
+    "learned_curves": lambda: plots.learned_curves({"ae": SINE | {"curve": [CURVE, -CURVE]}, "dae": SINE, "cae": SINE}),
+    "latent_order": lambda: plots.latent_order({"nrae_q": ROLL}),
+    "per_seed": lambda: plots.per_seed(SEEDS, "mse", ["ae", "nrae_q"], {"ae": (1.9, 0.2)}),
+    "search_grid": lambda: plots.search_grid(SEARCH, CHOSEN),
+    "code_circles": lambda: plots.code_circles({"ae": CIRCLE}),
+    "image_rows": lambda: plots.image_rows({"ae": images(4)}, {"ae": [1]}, {"ae": "a note"}),
+    "sweep": lambda: plots.sweep(SWEEP, "n", "mse", METHODS, panel="set"),
+    "dot_rows": lambda: plots.dot_rows(ROWS, METHODS, "error", printed=["A, paper"]),
+    "cost_chart": lambda: plots.cost_chart(COSTS, {"ae": 1.0, "nrae_q": 2.39, "wae": 7.0}),
+    "scaling": lambda: plots.scaling({"time": TIMES, "memory": TIMES}),
+}
+
+
+def texts(artists):
+    return [artist.get_text() for artist in artists]
+
+
+def ids_of(html):
+    return re.findall(r' id="([^"]*)"', html)
 
 
 @pytest.mark.parametrize("name", EVERY_PICTURE)
 def test_every_picture_follows_the_page_and_is_the_same_each_time(name):
-    html, again = (plots.figure_html(EVERY_PICTURE[name](), f"about <{name}>") for _ in range(2))
+    html, again, other = (plots.figure_html(EVERY_PICTURE[name](), f"{alt} <{name}>") for alt in ("a", "a", "b"))
     assert html == again
-    assert "about &lt;" in html and "currentColor" in html
+    assert f"a &lt;{name}&gt;" in html and "currentColor" in html
+    assert ids_of(html) and not set(ids_of(html)) & set(ids_of(other)), "two pictures on one page do not clash"
     for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
         root = ElementTree.fromstring(svg)
-        assert root.attrib["role"] == "img" and root.attrib["aria-label"] == f"about <{name}>"
-        ids = re.findall(r' id="([^"]*)"', svg)
-        assert len(ids) == len(set(ids))
-        assert set(re.findall(r"url\(#([^)]*)\)", svg)) <= set(ids)
+        assert root.attrib["role"] == "img" and root.attrib["aria-label"] == f"a <{name}>"
+        assert len(ids_of(svg)) == len(set(ids_of(svg)))
+        assert set(re.findall(r"url\(#([^)]*)\)", svg)) <= set(ids_of(svg))
         # Neither a black nor a white that belongs to the page; the ink of numbers on coloured cells is not black.
         assert not re.search(r"#000000|<(path|rect)[^>]*fill: #ffffff", svg)
-
-
-def test_ids_of_two_pictures_on_one_page_do_not_clash():
-    first, second = (
-        set(re.findall(r' id="([^"]*)"', plots.figure_html(EVERY_PICTURE["per_seed"](), alt))) for alt in "ab"
-    )
-    assert first and not first & second
 
 
 def test_show_displays_one_bundle_and_marks_the_thumbnail(monkeypatch):
@@ -111,60 +108,53 @@ def test_show_displays_one_bundle_and_marks_the_thumbnail(monkeypatch):
     assert set(bundle) == {"text/html", "image/png", "text/plain"} and bundle["text/plain"] == "losses"
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
     assert options["metadata"] == {"nrae": {"thumbnail": True}}
-    with pytest.raises(ValueError, match="alt is empty"):
-        plots.show(EVERY_PICTURE["per_seed"](), " ")
 
 
 def test_colours_read_on_white_and_on_dark_pages_and_differ():
-    assert [plots.relative_luminance(colour) for colour in ("#ffffff", "#000000", "#808080")] == pytest.approx(
-        [1, 0, 0.2159], abs=1e-4
-    )
-    dark = plots.relative_luminance("#121212")
+    assert list(map(relative_luminance, ("#ffffff", "#000000", "#808080"))) == pytest.approx([1, 0, 0.2159], abs=1e-4)
+    dark = relative_luminance("#121212")
     made = map(plots.method_colour, ("nrwae_l", "irvae", "something new", ""))
-    named = (plots.SAMPLE_COLOUR, plots.MANIFOLD_COLOUR, *plots.CYCLIC_COLOURS, *plots.METHOD_COLOURS.values())
-    for colour in (*named, *made):
-        luminance = plots.relative_luminance(colour)
+    for colour in (MANIFOLD_COLOUR, *CYCLIC_COLOURS, *METHOD_COLOURS.values(), *made):
+        luminance = relative_luminance(colour)
         assert 1.05 / (luminance + 0.05) >= 3 and (luminance + 0.05) / (dark + 0.05) >= 3, colour
-    assert len(set(plots.METHOD_COLOURS.values())) == len(plots.METHOD_COLOURS)
-    assert plots.CYCLIC_COLOURS[0] == plots.CYCLIC_COLOURS[-1], "an angle has no end"
-    assert len(set(plots.CYCLIC_COLOURS)) == len(plots.CYCLIC_COLOURS) - 1
-    assert set(plots.ORDER_COLOURS) < set(plots.CYCLIC_COLOURS)
+    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS)
+    assert CYCLIC_COLOURS[0] == CYCLIC_COLOURS[-1], "an angle has no end"
+    assert len(set(CYCLIC_COLOURS)) == len(CYCLIC_COLOURS) - 1
+    assert set(ORDER_COLOURS) < set(CYCLIC_COLOURS)
     assert plots.method_colour("new") == plots.method_colour("new") != plots.method_colour("newer")
     assert plots.method_label("nrae_l") == "NRAE-L" and plots.method_label("my method") == "my method"
 
 
 def test_modules_import_without_the_drawing_libraries():
-    code = (
-        "import sys\nfor name in ('matplotlib', 'pandas', 'IPython', 'torch'): sys.modules[name] = None\n"
-        "import nrae_lib.pages.plots, nrae_lib.pages"
-    )
+    blocked = ("matplotlib", "pandas", "IPython", "torch")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import nrae_lib.pages.plots, nrae_lib.pages"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_learned_curves_share_limits_set_by_the_data_not_by_the_curves():
-    astray = sine_panel() | {"curve": np.array([[0.0, 0.0], [1e6, 1e6]])}
-    figure = plots.learned_curves({"ae": sine_panel(), "nrae_q": astray}, truth=sine_panel()["curve"][0])
+    astray = SINE | {"curve": np.array([[0.0, 0.0], [1e6, 1e6]])}
+    figure = plots.learned_curves({"ae": SINE, "nrae_q": astray}, truth=CURVE)
     limits = {(axis.get_xlim(), axis.get_ylim()) for axis in figure.axes}
     assert len(limits) == 1 and limits.pop()[0][1] < 4
     assert all(axis.get_aspect() == 1 for axis in figure.axes)
     assert figure.narrow is None
-    assert plots.learned_curves(dict.fromkeys("abc", sine_panel())).narrow is not None
+    assert plots.learned_curves(dict.fromkeys("abc", SINE)).narrow is not None
 
 
 def test_latent_codes_grow_with_the_angle_whatever_their_sign():
     for sign in (1, -1):
-        (line,) = plots.latent_order({"nrae_q": roll_panel(sign)}).axes[0].child_axes
+        (line,) = plots.latent_order({"nrae_q": ROLL | {"code": sign * ROLL_ANGLE}}).axes[0].child_axes
         np.testing.assert_allclose(line.collections[0].get_offsets()[:, 0], np.linspace(0, 1, 30), atol=1e-12)
 
 
 def test_per_seed_draws_every_run_and_names_what_was_not_run():
-    figure = plots.per_seed(seeds_frame(), "mse", ["ae", "vae", "nrae_q"], {"vae": (1.45, None)}, ylabel="MSE")
+    figure = plots.per_seed(SEEDS, "mse", ["ae", "vae", "nrae_q"], {"vae": (1.45, None)}, ylabel="MSE")
     assert [axis.get_title() for axis in figure.axes] == ["paper", "released"]
     dots = [line for line in figure.axes[0].lines if line.get_alpha() == 0.75]
     np.testing.assert_allclose([line.get_ydata() for line in dots], [[1.0, 1.1, 1.2]] * 2)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["not run"]
+    assert texts(figure.axes[0].texts) == ["not run"]
     assert figure.axes[0].get_ylim()[1] > 1.45
-    wide = seeds_frame(["paper"]).assign(mse=[1, 2, 3, 100, 200, 300])
+    wide = SEEDS[SEEDS.condition == "paper"].assign(mse=[1, 2, 3, 100, 200, 300])
     assert plots.per_seed(wide, "mse", ["ae", "nrae_q"]).axes[0].get_yscale() == "log"
     assert plots.mean_and_deviation([1.0, 2.0, 3.0]) == (2.0, 1.0) and plots.mean_and_deviation([5.0]) == (5.0, 0.0)
 
@@ -174,42 +164,34 @@ def test_search_grid_marks_the_choice_and_prints_the_numbers():
     heat_map, line = figure.axes
     assert (heat_map.get_title(), line.get_title()) == ("NRAE-L", "VAE")
     assert {patch.get_xy() for patch in heat_map.patches} == {(1, 0)}
-    assert {text.get_text() for text in heat_map.texts} == {"600", "1200", "60.0", "120", "6.00", "12.0"}
+    assert set(texts(heat_map.texts)) == {"600", "1200", "60.0", "120", "6.00", "12.0"}
     assert figure.get_supxlabel() == "in the cells: validation MSE × 10000"
     values, ring = line.lines
     assert list(values.get_ydata()) == [0.02, 0.11] and ring.get_xydata().tolist() == [[0, 0.02]]
-    assert [label.get_text() for label in line.get_xticklabels()] == ["0.01", "0.1"]
+    assert texts(line.get_xticklabels()) == ["0.01", "0.1"]
 
 
 def test_a_sweep_draws_means_deviations_levels_and_the_papers_numbers():
-    figure = plots.sweep(
-        sweep_frame(), "n", "mse", ("ae", "vae", "dae", "nrae_q"), {"dae": [0.2, 0.4]}, {"nrae_q": {10: 0.3, 100: 0.02}},
-        panel="set",
-    )  # fmt: skip
+    levels, printed = {"dae": [0.2, 0.4]}, {"nrae_q": {10: 0.3, 100: 0.02}}
+    names = ("ae", "vae", "dae", "nrae_q")
+    figure = plots.sweep(SWEEP, "n", "mse", names, levels, printed, panel="set")
     assert [axis.get_title() for axis in figure.axes] == ["A", "B"]
-    axis = figure.axes[0]
-    level, printed = (
-        [line for line in axis.lines if len(line.get_xdata()) and look(line)]
-        for look in (lambda line: line.get_linestyle() == "--", lambda line: line.get_marker() == "D")
-    )
-    assert [list(line.get_ydata()) for line in level] == [[pytest.approx(0.3)] * 2]
-    assert [line.get_xydata().tolist() for line in printed] == [[[10, 0.3], [100, 0.02]]]
-    container = axis.containers[0]  # AE
-    assert np.allclose(container.lines[0].get_ydata(), [0.201, 0.021])
-    assert np.allclose(container.lines[0].get_xdata(), [10, 100], rtol=0.03)
-    [bars] = container.lines[2]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert [list(one.get_ydata()) for one in lines if one.get_linestyle() == "--"] == [[pytest.approx(0.3)] * 2]
+    assert [one.get_xydata().tolist() for one in lines if one.get_marker() == "D"] == [[[10, 0.3], [100, 0.02]]]
+    line, _, [bars] = figure.axes[0].containers[0].lines  # AE
+    assert np.allclose(line.get_ydata(), [0.201, 0.021]) and np.allclose(line.get_xdata(), [10, 100], rtol=0.03)
     assert np.allclose([np.ptp(part[:, 1]) for part in bars.get_segments()], 0.002)
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["AE", "DAE", "NRAE-Q", "paper"], "VAE was not run and has no level"
+    # VAE was not run and has no level.
+    assert texts(figure.legends[0].get_texts()) == ["AE", "DAE", "NRAE-Q", "paper"]
 
 
 def drawn_dots(figure):
     """Row -> its marks' (value, colour, whether it is hollow)."""
-    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    labels, lines = texts(figure.axes[0].get_yticklabels()), [one.lines[0] for one in figure.axes[0].containers]
     found = {label: [] for label in labels}
-    for container in figure.axes[0].containers:
-        line = container.lines[0]
-        (value,), (height,) = line.get_data()
+    for line in lines:
+        [[value, height]] = line.get_xydata()
         found[labels[round(height)]].append((value, line.get_color(), line.get_markerfacecolor() == "none"))
     return found
 
@@ -223,8 +205,30 @@ def test_every_number_of_a_table_lies_on_the_line_of_its_row_relative_to_one_met
     }
     ends = [c.lines[2][0].get_segments()[0][:, 0] for c in figure.axes[0].containers if c.lines[2]]
     assert [end[1] - end[0] for end in ends] == pytest.approx([0.2, 0.1]), "spreads are divided, too"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AE", "NRAE-L", "hollow: printed"]
+    assert texts(figure.legends[0].get_texts()) == ["AE", "NRAE-L", "hollow: printed"]
     assert list(drawn_dots(plots.dot_rows(ROWS, METHODS, "error"))) == ["A, paper", "A", "B"], "C has no number"
+
+
+def test_costs_are_ordered_by_the_first_series_and_the_paper_stands_beside_them():
+    (axis,) = plots.cost_chart(COSTS, {"nrae_q": 2.39, "wae": 7.0}).axes
+    assert texts(axis.get_yticklabels()) == ["AE", "NRAE-Q", "CAE", "SPAE"]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1] and axis.get_xscale() == "log"
+    printed = [line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "D"]
+    assert printed == [[[2.39, 1]]], "a method that was not measured has no row"
+
+
+def test_a_label_looks_the_same_in_every_panel_and_panels_stand_below_one_another_on_a_phone():
+    turned = TIMES | {"lines": dict(reversed(LINES.items()))}
+    figure = plots.scaling({"one": TIMES, "two": turned})
+    looks, again = (
+        {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axis.lines} for axis in figure.axes
+    )
+    assert looks == again and len(looks) == 3
+    assert {colour for colour, *_ in looks} == set(map(plots.method_colour, ("ae", "cae", "spae")))
+    assert texts(figure.legends[0].get_texts()) == ["AE", "CAE, estimate", "SPAE"]
+    assert figure.axes[0].get_xlabel() == "neighbours k" and figure.axes[0].get_xscale() == "log"
+    assert figure.narrow.get_figwidth() < figure.get_figwidth()
+    assert plots.scaling({"one": TIMES}).narrow is None
 
 
 def test_best_and_worst_stand_above_their_reconstructions():
@@ -241,15 +245,13 @@ def test_best_and_worst_stand_above_their_reconstructions():
 
 
 def test_codes_lie_on_the_circle_and_on_a_spiral_outside_it():
-    panel = circle()
-    axis = plots.code_circles({"ae": panel}).axes[0]
+    axis = plots.code_circles({"ae": CIRCLE}).axes[0]
     ring, spiral = (collection.get_offsets().data for collection in axis.collections)
-    assert np.allclose(ring, panel["code"])
+    assert np.allclose(ring, CIRCLE["code"])
     assert np.allclose(np.linalg.norm(spiral, axis=1), np.linspace(1.3, 2.0, 36))
-    assert np.allclose(spiral / np.linalg.norm(spiral, axis=1, keepdims=True), panel["code"])
-    assert axis.collections[0].get_array().tolist() == panel["angle"].tolist()
-    assert axis.get_title() == "AE"
-    (frame,) = plots.code_planes({"ae": panel}).axes[0].patches
+    assert np.allclose(spiral / np.linalg.norm(spiral, axis=1, keepdims=True), CIRCLE["code"])
+    assert axis.collections[0].get_array().tolist() == ANGLE.tolist() and axis.get_title() == "AE"
+    (frame,) = plots.code_planes({"ae": CIRCLE}).axes[0].patches
     assert frame.get_bbox().bounds == (-2, -2, 4, 4)
 
 
@@ -261,8 +263,6 @@ def test_latent_grids_place_images_and_make_those_away_from_data_pale():
     assert picture[0, 3].tolist() == [40, 40, 40, 255] and picture[4, 7].tolist() == [200, 200, 200, 255]
     assert picture[1, 7].tolist() == [80, 80, 80, 85] and picture[3, 4].tolist() == [160, 160, 160, 85]
     assert picture[2].sum() == 0  # the line between the rows
-    with pytest.raises(ValueError, match="near has shape"):
-        plots.latent_grids({"nrae_q": {"grid": grid, "near": near.T}})
 
 
 def test_curvature_fields_share_one_symmetric_scale_with_flat_in_the_middle():
@@ -281,19 +281,20 @@ def test_curvature_fields_share_one_symmetric_scale_with_flat_in_the_middle():
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: plots.learned_curves({}), "panels is empty"),
-    (lambda: plots.learned_curves({"ae": sine_panel() | {"train": np.zeros((3, 3))}}), r"must have shape \(points, 2\), not \(3, 3\)"),
-    (lambda: plots.learned_curves({"ae": sine_panel() | {"train": np.full((3, 2), np.nan)}}), "did training diverge"),
-    (lambda: plots.latent_order({"ae": roll_panel() | {"code": np.zeros(3)}}), "code has 3 values, but train 30 points"),
-    (lambda: plots.per_seed(seeds_frame(), "psnr", ["ae"]), "no column 'psnr'; its columns are: method, seed"),
-    (lambda: plots.per_seed(seeds_frame(), "mse", ["vae"]), "there is nothing to draw"),
-    (lambda: plots.search_grid(SEARCH, {"vae": {"beta": 1}}), "no column 'beta'"),
-    (lambda: plots.search_grid(SEARCH, {}), "nothing to draw"),
-    (lambda: plots.sweep(sweep_frame(), "n", "mse", ("cae",)), "there is nothing to draw"),
-    (lambda: plots.sweep(sweep_frame(), "k", "mse", ("ae",)), "no column 'k'"),
-    (lambda: plots.dot_rows(ROWS, METHODS, "error", relative_to="nrae_q"), "no row has a number to draw relative to nrae_q"),
     (lambda: plots.code_circles({}), "nothing to draw"),
-    (lambda: plots.code_circles({"ae": circle() | {"angle": np.zeros(3)}}), "angle has 3 values, but code has 36 points"),
-    (lambda: plots.code_planes({"ae": circle() | {"angle": np.zeros(3)}}), "angle has 3 values, but code has 36 points"),
+    (lambda: plots.cost_chart({}), "nothing to draw"),
+    (lambda: plots.learned_curves({"ae": SINE | {"train": np.zeros((3, 3))}}), r"must have shape \(points, 2\), not \(3, 3\)"),
+    (lambda: plots.learned_curves({"ae": SINE | {"train": np.full((3, 2), np.nan)}}), "did training diverge"),
+    (lambda: plots.per_seed(SEEDS, "mse", ["vae"]), "there is nothing to draw"),
+    (lambda: plots.search_grid(SEARCH, {}), "nothing to draw"),
+    (lambda: plots.sweep(SWEEP, "n", "mse", ("cae",)), "there is nothing to draw"),
+    (lambda: plots.dot_rows(ROWS, METHODS, "error", relative_to="nrae_q"), "no row has a number to draw relative to nrae_q"),
+    (lambda: plots.show(EVERY_PICTURE["per_seed"](), " "), "alt is empty"),
+    # The sentences of matplotlib and numpy.
+    (lambda: plots.latent_grids({"ae": {"grid": np.zeros((2, 3, 1, 2, 2), np.uint8), "near": np.ones((3, 2), bool)}}), "broadcast"),
+    (lambda: plots.latent_order({"ae": ROLL | {"code": np.zeros(3)}}), "must match exactly"),
+    (lambda: plots.code_circles({"ae": CIRCLE | {"angle": np.zeros(5)}}), "inconsistent with 'x' and 'y'"),
+    (lambda: plots.code_planes({"ae": CIRCLE | {"angle": np.zeros(5)}}), "inconsistent with 'x' and 'y'"),
 ])  # fmt: skip
 def test_wrong_input_gets_one_clear_sentence(call, message):
     with pytest.raises(ValueError, match=message):

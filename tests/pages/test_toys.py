@@ -92,5 +92,5 @@ def test_dotted_lines_join_neighbours_and_their_reconstructions():
     ]
     assert len(dotted) == len(expected) and np.allclose(dotted, expected)
     assert figure.narrow is None and first.get_xlabel() == "a note"
-    with pytest.raises(ValueError, match="graph and near of 'ae' must have shapes"):
+    with pytest.raises(ValueError, match="arrays must have the same shape"):
         plots.neighborhood_reconstructions({"ae": one | {"near": one["near"][:, :2]}})

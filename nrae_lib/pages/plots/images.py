@@ -1,24 +1,21 @@
 """Rows and grids of images; test images above their reconstructions, the best and the worst."""
 
+import itertools
+
 import numpy as np
 
 from nrae_lib.pages.plots.panels import not_empty
-from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, PAGE_WIDTH, _new_figure, method_label, style
+from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, PAGE_WIDTH, method_label, new_figure, style
 
 _GAP = 1  # pixels of the images, between two of them
-_ENDS = {"best": "smallest errors", "worst": "largest errors"}
 
 
 def mosaic(images):
     """One picture of a grid of images, separated by transparent lines of one pixel.
 
-    Arguments:
-        images: (R, C, channels, H, W) uint8; one or three channels.
-
-    Returns:
-        (R (H + 1) - 1, C (W + 1) - 1, 4) uint8, red, green, blue and opacity.
+    From (R, C, channels, H, W) uint8, one or three channels, to (R (H + 1) - 1, C (W + 1) - 1, 4) uint8: red, green,
+    blue and opacity.
     """
-    images = np.asarray(images)
     rows, columns, _, height, width = images.shape
     picture = np.zeros((rows, height + _GAP, columns, width + _GAP, 4), np.uint8)
     picture[:, :height, :, :width, :3] = images.transpose(0, 3, 1, 4, 2)  # one channel spreads to three
@@ -42,9 +39,6 @@ def image_rows(rows, breaks=None, notes=None):
         rows: label -> (N, channels, H, W) uint8; rows may differ in N. Names of methods are shown as the papers print them.
         breaks: label -> indices i such that a discontinuity lies between image i and i + 1 of the row; optional.
         notes: label -> a short text at the row's right end; optional.
-
-    Returns:
-        Figure.
     """
     from matplotlib.patches import Rectangle
 
@@ -53,9 +47,9 @@ def image_rows(rows, breaks=None, notes=None):
     *_, height, width = next(iter(rows.values())).shape
     tall = PAGE_WIDTH * 0.78 / longest * (height + _GAP) / (width + _GAP)
     with style():
-        figure, axes = _new_figure(PAGE_WIDTH, len(rows) * (tall + 6) + 10, len(rows))
+        figure, axes = new_figure(len(rows) * (tall + 6) + 10, len(rows))
         figure.get_layout_engine().set(h_pad=1 / 72, hspace=0)
-        for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+        for axis, (label, images) in zip(axes, rows.items(), strict=True):
             _draw_images(axis, images[None], label)
             for place in breaks.get(label, ()):
                 look = dict(fill=False, edgecolor=MANIFOLD_COLOUR, linewidth=1.8, clip_on=False)
@@ -69,22 +63,17 @@ def image_rows(rows, breaks=None, notes=None):
 def best_and_worst(rows, notes):
     """For each method the images with the smallest and the largest error, each above its reconstruction.
 
-    Arguments:
-        rows: method -> {"best": (originals, reconstructions), "worst": (originals, reconstructions)}, each
-            (N, channels, H, W) uint8.
-        notes: method -> {"best": text, "worst": text} under the images.
-
-    Returns:
-        Figure.
+    ``rows`` are method -> {"best": (originals, reconstructions), "worst": (originals, reconstructions)}, each
+    (N, channels, H, W) uint8; ``notes`` are method -> {"best": text, "worst": text} under the images.
     """
     count = len(next(iter(not_empty(rows).values()))["best"][0])
     with style():
-        figure, axes = _new_figure(PAGE_WIDTH, len(rows) * (2 * 0.42 * PAGE_WIDTH / count + 20) + 30, len(rows), 2)
+        height = len(rows) * (2 * 0.42 * PAGE_WIDTH / count + 20) + 30
+        figure, axes = new_figure(height, 2 * len(rows), 2)
         figure.get_layout_engine().set(h_pad=2 / 72, hspace=0)
-        for (method, ends), pair in zip(rows.items(), axes, strict=True):
-            for axis, end in zip(pair, _ENDS, strict=True):
-                _draw_images(axis, np.stack(ends[end]), method if end == "best" else None)
-                axis.set_xlabel(notes[method][end], fontsize=10, labelpad=2)
-        for axis, title in zip(axes[0], _ENDS.values(), strict=True):
-            axis.set_title(title, fontsize=12)
+        for axis, (method, end) in zip(axes, itertools.product(rows, ("best", "worst")), strict=True):
+            _draw_images(axis, np.stack(rows[method][end]), method if end == "best" else None)
+            axis.set_xlabel(notes[method][end], fontsize=10, labelpad=2)
+        axes[0].set_title("smallest errors", fontsize=12)
+        axes[1].set_title("largest errors", fontsize=12)
     return figure

@@ -1,13 +1,13 @@
 """Pictures of one's own data: codes, held-out reconstructions, and the worst features."""
 
-import math
+import functools
 
 import numpy as np
 
 from nrae_lib.pages.plots import panels as multiples
 from nrae_lib.pages.plots.images import image_rows
-from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, ORDER_COLOURS, SAMPLE_COLOUR, _new_figure, method_label, style
-from nrae_lib.pages.plots.sweeps import dot_rows
+from nrae_lib.pages.plots.rows import dot_rows
+from nrae_lib.pages.plots.style import MANIFOLD_COLOUR, ORDER_COLOURS, SAMPLE_COLOUR, method_label, new_figure, style
 
 # Each reads on a white and on a dark page (luminance 0.12 to 0.30); the last is what comes after the others are used up.
 CATEGORY_COLOURS = (
@@ -22,73 +22,61 @@ def codes_of_points(panels, colour, colour_name, seed=0):
     Every picture has its own range and one unit on both axes, because the scale of a code is arbitrary.
 
     Arguments:
-        panels: method -> (n, m) codes, n the same for all. Of more than two coordinates the first two are drawn.
+        panels: method -> (n, m) codes; of more than two coordinates the first two are drawn.
         colour: (n,) numbers or texts. Texts, and whole numbers of at most twelve values, are classes with a legend, the
             eleven most frequent and "other"; other numbers have a colour bar, and NaN is grey.
         colour_name: what the colour means.
         seed: of the order in which points are drawn, so that no class covers the others, and of a strip's heights.
     """
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
-
     colour = np.asarray(colour)
-    panels = {name: np.asarray(codes, float) for name, codes in multiples.not_empty(panels).items()}
-    for name, codes in panels.items():
-        if codes.ndim != 2 or len(codes) != len(colour):
-            raise ValueError(f"codes of {name!r} have the shape {codes.shape}, but the colour has {colour.shape}")
+    for name, codes in multiples.not_empty(panels).items():
+        if len(codes) != len(colour):
+            raise ValueError(f"codes of {name!r} have the shape {np.shape(codes)}, but the colour has {colour.shape}")
     generator = np.random.default_rng(seed)
     order, height = generator.permutation(len(colour)), generator.uniform(-0.1, 0.1, len(colour))
     look = dict(s=float(np.clip(4000 / len(colour), 4, 40)), linewidth=0, alpha=0.85, rasterized=True)
-    classes = _classes(colour)
-    if classes:
-        names, numbers = classes
-        shades = [*CATEGORY_COLOURS[: len(names) - 1], CATEGORY_COLOURS[-1 if len(names) > 11 else len(names) - 1]]
-        look["c"] = [shades[number] for number in numbers[order]]
+    names, numbers = _classes(colour)
+    if names:
+        look["c"] = np.take(CATEGORY_COLOURS, numbers[order])
     else:
         numbers = np.ma.masked_invalid(colour.astype(float))
-        shades = LinearSegmentedColormap.from_list("order", ORDER_COLOURS).with_extremes(bad=CATEGORY_COLOURS[-1])
-        scale = {"cmap": shades, "norm": Normalize(*((numbers.min(), numbers.max()) if numbers.count() else (0, 1)))}
+        ends = (numbers.min(), numbers.max()) if numbers.count() else (0, 1)
+        scale = multiples.colours_between(ORDER_COLOURS, *ends)
+        scale["cmap"] = scale["cmap"].with_extremes(bad=CATEGORY_COLOURS[-1])
         look |= {"c": numbers[order], "plotnonfinite": True, **scale}
 
     def draw(axis, panel):
-        axis.scatter(*_between_ones(panel["codes"], height)[order].T, **look)
+        codes = panel["codes"][:, :2]
+        low, high = np.nanmin(codes, axis=0), np.nanmax(codes, axis=0)
+        points = (2 * codes - low - high) / (max(high - low) or 1)
+        axis.scatter(points[order, 0], (points[:, 1] if codes.shape[1] > 1 else height)[order], **look)
 
     def finish(figure, axes, columns):
-        if not classes:
+        if not names:
             return multiples.colour_bar(figure, axes, scale, colour_name)
-        for shade, name in zip(shades, names, strict=True):
+        for shade, name in zip(CATEGORY_COLOURS, names, strict=False):
             axes[0].plot([], [], "o", markersize=7, markeredgewidth=0, color=shade, label=name)
         across = int(multiples.page_width(columns) // (26 + 9 * max(len(colour_name) / 2, *map(len, names))))
         place = dict(handletextpad=0.2, columnspacing=1.2, title=colour_name)
         multiples.legend_below(figure, axes[0], min(max(1, across), len(names)), **place)
 
-    strip = all(codes.shape[1] == 1 for codes in panels.values())
+    panels = {name: {"codes": np.asarray(codes, float)} for name, codes in panels.items()}
+    strip = all(panel["codes"].shape[1] == 1 for panel in panels.values())
     limits = ((-1.07, 1.07), (-0.12, 0.12) if strip else (-1.07, 1.07))
-    panels = {name: {"codes": codes} for name, codes in panels.items()}
     return multiples.small_multiples(panels, draw, limits, 1 if strip else None, finish, extra=40, below=30)
 
 
-def _between_ones(codes, height):
-    """(n, 2) the first two coordinates, or one and a height, the larger side of their range from -1 to 1."""
-    low, high = np.nanmin(codes[:, :2], axis=0), np.nanmax(codes[:, :2], axis=0)
-    points = (2 * codes[:, :2] - low - high) / (max(high - low) or 1)
-    return points if codes.shape[1] > 1 else np.column_stack([points, height])
-
-
 def _classes(colour):
-    """(names, (n,) their numbers) of at most twelve classes, or None for numbers that are none."""
-    numeric = colour.dtype.kind in "iuf"
-    if numeric and not (np.isfinite(colour).all() and np.array_equal(colour, np.round(colour))):
-        return None
-    values, numbers, counts = np.unique(colour, return_inverse=True, return_counts=True)
-    if len(values) > 12 and numeric:
-        return None
-    names = [_shortened(f"{value:g}" if numeric else value) for value in values]
-    if len(values) > 12:
-        frequent = np.sort(np.argsort(-counts, kind="stable")[:11])
-        place = np.full(len(values), 11)
-        place[frequent] = range(11)
-        names, numbers = [*(names[one] for one in frequent), f"other ({len(values) - 11})"], place[numbers]
-    return names, numbers
+    """(names, (n,) their numbers, -1 for "other") of at most twelve classes; no names for numbers that are none."""
+    import pandas
+
+    numeric, counts = colour.dtype.kind in "iuf", pandas.Series(colour).value_counts()
+    if numeric and (len(counts) > 12 or (colour % 1 != 0).any()):
+        return [], None
+    kept = sorted(counts.index[:11] if len(counts) > 12 else counts.index)
+    names = [_shortened(f"{value:g}" if numeric else value) for value in kept]
+    other = [f"other ({len(counts) - 11})"] if len(counts) > 12 else []
+    return names + other, pandas.Index(kept).get_indexer(colour)
 
 
 def _shortened(text):
@@ -111,10 +99,8 @@ def held_out_reconstructions(points, found, names=()):
     Images stand in rows, the originals on top, from their smallest value, black, to their largest, white. Points of two
     or three dimensions are joined by a line to where each method puts them.
 
-    Arguments:
-        points: (n, ...) images as :func:`as_images` takes them, or (n, D) points, D 2 or 3.
-        found: method -> the same shape.
-        names: of the D coordinates; optional.
+    ``points`` are (n, ...) images as :func:`as_images` takes them, or (n, D) points, D 2 or 3; ``found`` has the same
+    shape by method, and ``names`` are those of the D coordinates.
     """
     for name, decoded in multiples.not_empty(found).items():
         if np.shape(decoded) != np.shape(points):
@@ -128,34 +114,32 @@ def held_out_reconstructions(points, found, names=()):
     if points.ndim != 2 or points.shape[1] not in (2, 3):
         raise ValueError(f"points of the shape {points.shape} cannot be drawn: images, or 2 or 3 dimensions are needed")
     names = [_shortened(name) for name in names] or ["x1", "x2", "x3"]
-    columns = multiples.choose_columns(len(found))
-    return multiples.with_narrow(lambda columns: _draw_points(points, found, names, columns), columns)
+    draw = functools.partial(_draw_points, points, found, names)
+    return multiples.with_narrow(draw, multiples.choose_columns(len(found)))
 
 
 def _draw_points(points, found, names, columns):
     count, features = points.shape
-    rows, width = math.ceil(len(found) / columns), multiples.page_width(columns)
+    width, space = multiples.page_width(columns), {"projection": "3d"} if features == 3 else {}
+    height = -(-len(found) // columns) * (width / columns + 34) + 30
     small = dict(markersize=2.6, markeredgewidth=0)
     with style():
-        space = {"projection": "3d"} if features == 3 else {}
-        figure, axes = _new_figure(width, rows * (width / columns + 34) + 30, rows, columns, subplot_kw=space)
-        for axis in axes.ravel()[len(found) :]:
-            axis.remove()  # the layout fails on a picture in space that is only hidden
-        for axis, (name, decoded) in zip(axes.ravel(), found.items(), strict=False):
+        figure, axes = new_figure(height, len(found), columns, width, subplot_kw=space)
+        for axis, (name, decoded) in zip(axes, found.items(), strict=True):
             joined = np.stack([points, decoded, np.full((count, features), np.nan)], axis=1).reshape(-1, features)
             axis.plot(*joined.T, color="black", linewidth=0.6, alpha=0.35)
             axis.plot(*points.T, "o", color=SAMPLE_COLOUR, label="point", **small)
             axis.plot(*np.asarray(decoded).T, "o", color=MANIFOLD_COLOUR, label="held-out reconstruction", **small)
             axis.set_title(method_label(name))
+            for side, coordinate in zip("xyz", names[:features], strict=False):
+                axis.set(**{f"{side}label": coordinate, f"{side}ticks": []})
             if features == 3:
                 axis.set_box_aspect(None, zoom=0.88)  # the layout does not see the names at the corners
-            for side, coordinate in zip("xyz", names[:features], strict=False):
-                getattr(axis, f"set_{side}label")(coordinate, labelpad=-12 if features == 3 else None)
-                getattr(axis, f"set_{side}ticks")([])
-                if features == 3:
-                    getattr(axis, f"{side}axis").set_pane_color((0.5, 0.5, 0.5, 0.06))
+                for side in (axis.xaxis, axis.yaxis, axis.zaxis):
+                    side.labelpad = -12
+                    side.set_pane_color((0.5, 0.5, 0.5, 0.06))
             axis.grid(False)  # in space its lines ignore the style, and would cover the points
-        multiples.legend_below(figure, axes[0, 0])
+        multiples.legend_below(figure, axes[0])
     return figure
 
 

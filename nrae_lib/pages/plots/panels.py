@@ -1,14 +1,15 @@
 """Small multiples: one picture per method on equal axes, in a wide form and one for phones."""
 
-import math
-
 import numpy as np
 
-from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_label, style
+from nrae_lib.pages.plots.style import PAGE_WIDTH, method_label, new_figure, style
+
+# How a number that the paper printed is drawn.
+PAPER_MARK = dict(fmt="D", markersize=6, markerfacecolor="none", color="black", linewidth=1.2, capsize=3)
 
 
 def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0, below=52):
-    """One picture per panel, all with the same equal axes.
+    """A Figure of one picture per panel, all with the same equal axes; its form for phones is `figure.narrow`.
 
     Arguments:
         panels: title -> what ``draw`` takes; "note" stands below a picture.
@@ -17,18 +18,13 @@ def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0, be
         columns: pictures per row; chosen from their number when None.
         finish: function of (figure, axes, columns), for legends and colour bars.
         extra, below: further height in CSS pixels of the figure, and of each row for titles and notes.
-
-    Returns:
-        Figure, with its form for phones as `figure.narrow` where it would be too wide.
     """
-    not_empty(panels)
 
     def whole(columns):
-        width, rows = page_width(columns), math.ceil(len(panels) / columns)
+        width, rows = page_width(columns), -(-len(panels) // columns)
         with style():
-            height = rows * (width / columns * aspect(limits) + below) + 30 + extra
-            figure, axes = _new_figure(width, height, rows, columns)
-            axes = hide_spare(axes, len(panels))
+            height = rows * (width / columns * np.ptp(limits[1]) / np.ptp(limits[0]) + below) + 30 + extra
+            figure, axes = new_figure(height, len(panels), columns, width)
             for axis, (title, panel) in zip(axes, panels.items(), strict=True):
                 axis.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
                 axis.spines[:].set(visible=True, alpha=0.3)
@@ -39,31 +35,24 @@ def small_multiples(panels, draw, limits, columns=None, finish=None, extra=0, be
                 finish(figure, axes, columns)
         return figure
 
-    return with_narrow(whole, choose_columns(len(panels), columns))
+    return with_narrow(whole, choose_columns(len(not_empty(panels)), columns))
 
 
-def with_narrow(draw, columns):
-    """The figure in so many columns, and in two for phones where it would be too wide."""
+def with_narrow(draw, columns, narrow=2):
+    """The figure in so many columns, and in fewer for phones where it would be too wide."""
     figure = draw(columns)
-    figure.narrow = draw(2) if columns > 2 else None
+    figure.narrow = draw(narrow) if columns > narrow else None
     return figure
 
 
 def choose_columns(number, columns=None):
     """Pictures per row."""
-    return min(columns or {1: 1, 2: 2, 3: 3, 4: 2}.get(number, 3 if number <= 6 or number == 9 else 4), number)
+    return min(columns or {4: 2, 9: 3}.get(number, 3 if number <= 6 else 4), number)
 
 
 def page_width(columns):
     """CSS pixels; two columns at 0.7 of their size, the smallest that is shown, fit on a phone."""
     return {1: 360, 2: 500}.get(columns, PAGE_WIDTH)
-
-
-def hide_spare(axes, number):
-    """The first so many axes of a grid; the others disappear."""
-    for axis in axes.ravel()[number:]:
-        axis.set_visible(False)
-    return list(axes.ravel()[:number])
 
 
 def legend_below(figure, axis, columns=None, **options):
@@ -73,28 +62,39 @@ def legend_below(figure, axis, columns=None, **options):
     figure.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels), **look)
 
 
+def colours_between(shades, low, high):
+    """The `cmap` and `norm` of numbers from low to high."""
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+    return {"cmap": LinearSegmentedColormap.from_list("shades", shades), "norm": Normalize(low, high)}
+
+
 def colour_bar(figure, axes, colours, label, shrink=0.7):
     """One horizontal colour bar below the axes, as an image: smaller than vectors, and without hairlines."""
     from matplotlib.cm import ScalarMappable
 
-    place = dict(ax=list(axes), location="bottom", shrink=shrink, aspect=40)
+    place = dict(ax=axes, location="bottom", shrink=shrink, aspect=40)
     scale = figure.colorbar(ScalarMappable(**colours), label=label, **place)
     scale.solids.set_rasterized(True)
     scale.outline.set_visible(False)
     return scale
 
 
-def aspect(limits):
-    """Height over width."""
-    (left, right), (bottom, top) = limits
-    return (top - bottom) / (right - left)
+def plain_log(axis):
+    """Make an x or y axis logarithmic, with numbers written out at 1, 2 and 5 of every decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda number, _: f"{number:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
-def limits_of(arrays):
-    """((left, right), (bottom, top)) around all points, with a margin of a sixteenth of the larger side."""
+def limits_of(arrays, margin=1 / 16):
+    """((left, right), (bottom, top)) around all points, with a margin in units of the larger side."""
     points = np.concatenate([points_of(array) for array in arrays])
     low, high = points.min(axis=0), points.max(axis=0)
-    margin = max((high - low).max(), 1e-6) / 16
+    margin *= max((high - low).max(), 1e-6)
     return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
 

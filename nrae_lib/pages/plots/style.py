@@ -1,14 +1,10 @@
-"""The book's one style: colours, fonts, and how a figure comes onto a page.
-
-Importing this file needs numpy only; matplotlib and IPython are imported where they are used.
-"""
+"""The book's one style: colours, fonts, and how a figure comes onto a page."""
 
 import base64
 import hashlib
 import html
 import io
 import re
-from contextlib import contextmanager
 from pathlib import Path
 
 # The paper's Figure 4: noisy samples blue, learned manifold orange. Every colour of this file has a relative luminance
@@ -29,7 +25,6 @@ METHOD_COLOURS = {
     "nrae_q": "#dc4b1e",
 }
 _EMBEDDING_LABELS = {"pca": "PCA", "umap": "UMAP", "tsne": "t-SNE", "lle": "LLE"}
-
 # Blue to purple to orange, never lighter or darker than the limits above: an ordinary map such as viridis loses one
 # of its two ends on either a white or a dark page.
 ORDER_COLOURS = ("#2f6fe4", "#8a5fd6", "#c94f9b", "#de5a4a", "#d97a10", "#a8930f")
@@ -64,22 +59,22 @@ def method_colour(name):
         return METHOD_COLOURS[name]
     import colorsys
 
+    from matplotlib.colors import to_hex
+
     digest = hashlib.sha256(str(name).encode()).digest()
     hue, saturation = digest[0] / 256, 0.45 + 0.3 * digest[1] / 256
     shades = [colorsys.hls_to_rgb(hue, lightness / 256, saturation) for lightness in range(256)]
-    shade = min(shades, key=lambda shade: abs(relative_luminance(shade) - 0.2))
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in shade)
+    return to_hex(min(shades, key=lambda shade: abs(relative_luminance(shade) - 0.2)))
 
 
 def relative_luminance(colour):
-    """Relative luminance (WCAG 2) of "#rrggbb" or of three numbers in [0, 1]: 0 is black, 1 is white."""
-    if isinstance(colour, str):
-        colour = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    """Relative luminance (WCAG 2) of a colour as matplotlib takes them: 0 is black, 1 is white."""
+    from matplotlib.colors import to_rgb
+
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@contextmanager
 def style():
     """The book's matplotlib style, for `with style(): ...` around a figure of one's own.
 
@@ -106,16 +101,18 @@ def style():
         # A curve may be off by a quarter of a pixel.
         "path.simplify_threshold": 0.25,
     }
-    with matplotlib.rc_context(settings):
-        yield
+    return matplotlib.rc_context(settings)
 
 
-def _new_figure(width, height, rows=1, columns=1, **options):
-    """Figure and (rows, columns) array of axes; sizes in CSS pixels. The figure is unknown to pyplot: nothing to close."""
+def new_figure(height, number=1, columns=1, width=PAGE_WIDTH, **options):
+    """Figure and list of axes, so many to a row; sizes in CSS pixels. It is unknown to pyplot: nothing to close."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    axes = figure.subplots(-(-number // columns), columns, squeeze=False, **options).ravel()
+    for spare in axes[number:]:
+        spare.remove()
+    return figure, list(axes[:number])
 
 
 def show(figure, alt, thumbnail=False):
@@ -123,11 +120,8 @@ def show(figure, alt, thumbnail=False):
 
     Arguments:
         figure: a matplotlib Figure. Black becomes the page's text colour.
-        alt: one sentence that says what the picture shows.
+        alt: one sentence that says what the picture shows; a ValueError asks for it where it is empty.
         thumbnail: marks the picture that stands for this page in the book's gallery.
-
-    Raises:
-        ValueError: `alt` is empty.
     """
     from IPython.display import display
 
@@ -148,7 +142,7 @@ def figure_html(figure, alt):
     narrow = getattr(figure, "narrow", None)
     drawing = _svg(figure, alt, "nrae-wide") + _svg(narrow, alt, "nrae-narrow") if narrow else _svg(figure, alt, "")
     # The keyboard can scroll a box only if it can stop there, and a screen reader then says where it is.
-    box = f'<div class="nrae-figure" tabindex="0" role="region" aria-label="{html.escape(alt, quote=True)}">'
+    box = f'<div class="nrae-figure" tabindex="0" role="region" aria-label="{html.escape(alt)}">'
     return f"<style>{PAGE_STYLE}{_FIGURE_STYLE}</style>{box}{drawing}</div>"
 
 
@@ -172,15 +166,14 @@ def _svg(figure, alt, kind):
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r"\n\s*", "\n", svg)
 
-    label = html.escape(alt, quote=True)
-    width = figure.get_figwidth() * _POINTS_PER_INCH
+    label, width = html.escape(alt), figure.get_figwidth() * _POINTS_PER_INCH
     view_box = re.search(r'viewBox="[^"]*"', svg)[0]
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view_box} role="img"'
         f' class="{kind}" aria-label="{label}" fill="currentColor"'
         f' style="max-width:{width:.0f}px;min-width:{0.7 * width:.0f}px"><title>{label}</title>'
     )
-    return re.sub(r"^<svg[^>]*>", lambda _: opening, svg).strip()
+    return opening + svg[svg.index(">") + 1 :].strip()
 
 
 def _fewer_colours(picture):

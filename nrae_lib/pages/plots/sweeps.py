@@ -1,14 +1,13 @@
-"""A measure against a setting that was varied, and the rows of a table as a picture."""
-
-import math
+"""Lines: a measure against a setting that was varied, and how time or memory grows with one number."""
 
 import numpy as np
 
-from nrae_lib.pages.plots.many_runs import _PAPER_MARK, _finite, _plain_log_ticks, mean_and_deviation
-from nrae_lib.pages.plots.panels import legend_below
-from nrae_lib.pages.plots.style import PAGE_WIDTH, _new_figure, method_colour, method_label, style
+from nrae_lib.pages.plots.many_runs import finite
+from nrae_lib.pages.plots.panels import PAPER_MARK, legend_below, not_empty, plain_log, with_narrow
+from nrae_lib.pages.plots.rows import SERIES_MARKS
+from nrae_lib.pages.plots.style import PAGE_WIDTH, method_colour, method_label, new_figure, style
 
-_MARKERS = "osD^v<>Ph*X"
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
 def sweep(
@@ -27,115 +26,82 @@ def sweep(
         xlabel, ylabel: of the axes; the names of the columns when None.
         logarithmic: which axes are, "", "x", "y" or "xy".
         emphasis: methods drawn with thicker lines, each thinner than the one before, so that equal lines stay visible.
-
-    Returns:
-        Figure.
-
-    Raises:
-        ValueError: if a column is missing or there is nothing to draw.
     """
-    drawn = _finite(frame, value, method_order, across, *([panel] if panel else []))
-    levels, paper = levels or {}, paper or {}
+    drawn, levels, paper = finite(frame, value, method_order), levels or {}, paper or {}
     shown = [name for name in method_order if name in levels or (drawn["method"] == name).any()]
-    panels = list(dict.fromkeys(drawn[panel])) if panel else [""]
+    panels = dict(list(drawn.groupby(panel, sort=False))) if panel else {"": drawn}
     narrow = PAGE_WIDTH / len(panels) < 400
     with style():
-        figure, axes = _new_figure(PAGE_WIDTH, 340 if narrow else 400, 1, len(panels))
-        for axis, title in zip(axes[0], panels, strict=True):
-            rows = drawn[drawn[panel] == title] if panel else drawn
-            settings = np.array(sorted(rows[across].unique()), dtype=float)
+        figure, axes = new_figure(340 if narrow else 400, len(panels), len(panels))
+        for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+            settings = np.sort(rows[across].unique()).astype(float)
             for place, name in enumerate(shown):
                 width = 4.4 / 2 ** emphasis.index(name) if name in emphasis else 1.4
                 look = {"color": method_colour(name), "linewidth": width}
                 axis.plot([], [], "--" if name in levels else "-", label=method_label(name), **look)
                 if name in levels:
                     axis.axhline(np.mean(levels[name]), linestyle="--", **look)
-                groups = rows[rows["method"] == name].groupby(across)[value]
-                found = {float(key): mean_and_deviation(group.to_numpy(float)) for key, group in groups}
-                if found:
+                found = rows[rows["method"] == name].groupby(across)[value].agg(["mean", "std"]).fillna(0)
+                if len(found):
                     # Bars side by side: those of nearly equal methods would hide each other.
-                    shift, at = (place - (len(shown) - 1) / 2) * 0.006, np.array(list(found))
-                    at = at * (1 + shift) if "x" in logarithmic else at + shift * np.ptp(settings)
+                    shift = (place - (len(shown) - 1) / 2) * 0.006
+                    at = found.index * (1 + shift) if "x" in logarithmic else found.index + shift * np.ptp(settings)
                     bars = dict(fmt="o-", markersize=4.5, capsize=2.5, elinewidth=1)
-                    axis.errorbar(at, *np.array(list(found.values())).T, **bars, **look)
+                    axis.errorbar(at, *found.to_numpy().T, **bars, **look)
                 if name in paper:
-                    printed = {**_PAPER_MARK, "fmt": "D:", "color": look["color"], "linewidth": 1}
+                    printed = {**PAPER_MARK, "fmt": "D:", "color": look["color"], "linewidth": 1}
                     axis.errorbar(*zip(*paper[name].items(), strict=True), **printed)
             if "x" in logarithmic:
                 axis.set_xscale("log")
             if "y" in logarithmic:
-                axis.set_yscale("log")
-                _plain_log_ticks(axis.yaxis)
+                plain_log(axis.yaxis)
             axis.minorticks_off()
             axis.set_xticks(settings, [f"{setting:g}" for setting in settings])
             if len(settings) > 5 and narrow:
                 axis.tick_params(axis="x", labelrotation=60)
             axis.grid(axis="y")
             axis.set(title=title, xlabel=xlabel or across)
-        axes[0, 0].set_ylabel(ylabel or value)
+        axes[0].set_ylabel(ylabel or value)
         if paper:
-            axes[0, 0].plot([], [], "D:", markerfacecolor="none", color="black", label="paper")
-        legend_below(figure, axes[0, 0], min(len(shown) + bool(paper), 5), handlelength=2)
+            axes[0].plot([], [], "D:", markerfacecolor="none", color="black", label="paper")
+        legend_below(figure, axes[0], min(len(shown) + bool(paper), 5), handlelength=2)
     return figure
 
 
-def dot_rows(rows, columns, xlabel, relative_to=None, printed=()):
-    """One line for each row of a comparison table, and on it one mark for each method, with its spread.
+def scaling(panels):
+    """How time or memory grows with one number: one panel each, both axes logarithmic.
+
+    Two panels stand beside each other, and below one another on a phone.
 
     Arguments:
-        rows: label -> {method: number, (mean, spread), None, or a text that says why there is none}, as for
-            ``pages.comparison_table``; rows without any number are left out.
-        columns: names of the methods, in the order of the legend.
-        xlabel: what the numbers are.
-        relative_to: a method whose number divides those of its row; a row without it is left out.
-        printed: labels of rows whose marks are hollow, such as the paper's.
-
-    Returns:
-        Figure.
-
-    Raises:
-        ValueError: if no row has a number to draw.
+        panels: title -> {"x": label, "y": label, "lines": {label: {"x": (n,), "y": (n,), and optionally "low" and
+            "high": (n,), "method": whose colour it has, "form": 0 solid, 1 dashed, 2 dotted}}}. A label has one look in
+            all panels.
     """
-    found = {}
-    for label, row in rows.items():
-        pairs = {name: value if isinstance(value, tuple) else (value, None) for name, value in row.items()}
-        pairs = {name: pair for name, pair in pairs.items() if _is_number(pair[0])}
-        if relative_to in pairs:
-            unit = pairs[relative_to][0]
-            pairs = {name: (mean / unit, spread and spread / unit) for name, (mean, spread) in pairs.items()}
-        if pairs and (relative_to is None or relative_to in pairs):
-            found[label] = pairs
-    if not found:
-        raise ValueError("no row has a number to draw" + (f" relative to {relative_to}" if relative_to else ""))
-    shown = [name for name in columns if any(name in row for row in found.values())]
-    with style():
-        figure, axes = _new_figure(PAGE_WIDTH, 27 * len(found) + 110)
-        axis = axes[0, 0]
-        looks = {
-            name: dict(color=method_colour(name), marker=_MARKERS[columns.index(name) % len(_MARKERS)], linestyle="")
-            for name in shown
-        }
-        for name in shown:
-            axis.plot([], [], label=method_label(name), **looks[name])
-        for place, (label, row) in enumerate(found.items()):
-            hollow = {"markerfacecolor": "none"} if label in printed else {}
-            for name, (mean, spread) in row.items():
-                # A little apart, so that equal numbers are seen as several marks.
-                height = place + 0.5 * (columns.index(name) / max(1, len(columns) - 1) - 0.5)
-                axis.errorbar(
-                    mean, height, xerr=spread if _is_number(spread) else None, markersize=6, elinewidth=1.2,
-                    **looks[name], **hollow,
-                )  # fmt: skip
-        if any(label in printed for label in found):
-            axis.plot([], [], "o", color="black", markerfacecolor="none", label="hollow: printed")
-        if relative_to:
-            axis.axvline(1, color=method_colour(relative_to), linewidth=1, linestyle=":")
-        axis.set(xlabel=xlabel, ylim=(len(found) - 0.5, -0.5))
-        axis.set_yticks(range(len(found)), list(found))
-        axis.grid(axis="x")
-        legend_below(figure, axis, 6, handletextpad=0.2, columnspacing=1.2)
-    return figure
+    labels = list(dict.fromkeys(label for panel in not_empty(panels).values() for label in panel["lines"]))
 
+    def draw(columns):
+        height = 290 * -(-len(panels) // columns) + 24 * -(-len(labels) // (columns + 1)) + 10
+        handles = {}
+        with style():
+            figure, axes = new_figure(height, len(panels), columns, 440 if columns == 1 else PAGE_WIDTH)
+            for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+                for place, (label, line) in enumerate(panel["lines"].items(), 1):
+                    # Where lines coincide, the ones below are wider and show on both sides.
+                    width = 1.5 + 0.55 * (len(panel["lines"]) - place)
+                    colour, mark = method_colour(line.get("method", label)), SERIES_MARKS[labels.index(label) % 8]
+                    look = dict(linestyle=_DASHES[line.get("form", 0)], linewidth=width, markersize=width + 3.5)
+                    handles[label] = axis.plot(line["x"], line["y"], color=colour, marker=mark, **look)[0]
+                    if "low" in line:
+                        axis.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.18, linewidth=0)
+                axis.set(title=title, xlabel=panel["x"], ylabel=panel["y"], xscale="log")
+                x = sorted({value for line in panel["lines"].values() for value in line["x"]})
+                axis.set_xticks(x, [f"{value:g}" for value in x])
+                plain_log(axis.yaxis)
+                axis.minorticks_off()
+                axis.grid()
+            place = dict(loc="outside lower center", ncols=columns + 1)
+            figure.legend(handles=list(handles.values()), labels=list(handles), **place)
+        return figure
 
-def _is_number(value):
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return with_narrow(draw, min(len(panels), 2), narrow=1)
