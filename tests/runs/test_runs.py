@@ -208,7 +208,7 @@ def test_an_edit_of_the_library_leaves_quick_results_behind(monkeypatch, tmp_pat
     before = Store.of("quick", "sine").folder
     code_state.cache_clear()
     original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "latent.py"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "losses.py"))
     assert Store.of("quick", "sine").folder != before
     code_state.cache_clear()
 
