@@ -358,8 +358,8 @@ def test_the_phate_target_is_standardized_and_reproducible():
 
 
 def test_terms_with_the_same_k_share_one_graph(monkeypatch):
-    calls, original = [], methods.batch.knn_graph
-    monkeypatch.setattr(methods.batch, "knn_graph", lambda points, k: calls.append(k) or original(points, k))
+    calls, original = [], methods.terms.knn_graph
+    monkeypatch.setattr(methods.terms, "knn_graph", lambda points, k: calls.append(k) or original(points, k))
     methods.get("nrspae_q").configure(n_neighbors=4).prepare(Preparation(VECTORS, 2, 0))
     assert calls == [4]
 
@@ -398,6 +398,6 @@ def test_the_faster_kernels_give_the_same_loss_and_gradients(name, monkeypatch):
     """Whether a batch is large enough for the one-pass kernels must not show in the numbers."""
     found = []
     for least in (0, 10**9):
-        monkeypatch.setattr(methods.batch, "_ONE_PASS_POINTS", least)
+        monkeypatch.setattr(methods.terms, "_ONE_PASS_POINTS", least)
         found.append(loss_and_gradients(methods.get(name).objective, EXACT, torch.arange(20)))
     assert_close(*found, rtol=1e-9, atol=1e-12)

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nrae_lib.core.methods.objective import Objective, compose
-from nrae_lib.core.methods.terms import PENALTIES, check_choice
+from nrae_lib.core.methods.penalties import PENALTIES
+from nrae_lib.core.methods.terms import check_choice
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrae_lib.core.methods.batch import Batch, Preparation
-from nrae_lib.core.methods.terms import PENALTIES, RECONSTRUCTIONS, Point, Term, check_choice
+from nrae_lib.core.methods.penalties import PENALTIES
+from nrae_lib.core.methods.terms import RECONSTRUCTIONS, Batch, Point, Preparation, Term, check_choice
 from nrae_lib.core.models import LATENTS, WEIGHTS, Autoencoder, ConvNetwork, Network
 
 
