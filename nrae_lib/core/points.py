@@ -24,14 +24,11 @@ def on_device(points: Tensor | np.ndarray, device: torch.device, name: str) -> T
 def check_points(points: Tensor, name: str) -> None:
     """Stop with one sentence if ``points`` is empty, has no feature dimension, or holds NaN or infinity."""
     if points.dim() < 2 or points.numel() == 0:
-        raise ValueError(
-            f"the {name} is empty or has no features: expected shape (points, features...), got {tuple(points.shape)}"
-        )
+        expected = f"expected shape (points, features...), got {tuple(points.shape)}"
+        raise ValueError(f"the {name} is empty or has no features: {expected}")
     if points.is_floating_point() and not torch.isfinite(points).all():
-        bad = int((~torch.isfinite(points)).flatten(1).any(1).sum())
-        raise ValueError(
-            f"the {name} holds NaN or infinite values in {bad} of {len(points)} points: remove or replace them first"
-        )
+        bad = f"{int((~torch.isfinite(points)).flatten(1).any(1).sum())} of {len(points)} points"
+        raise ValueError(f"the {name} holds NaN or infinite values in {bad}: remove or replace them first")
 
 
 def check_finite(found: Tensor, name: str) -> None:

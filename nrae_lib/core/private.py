@@ -1,7 +1,7 @@
 """All private API of PyTorch that this library uses, and the settings that its releases name differently.
 
 Each use of private API is probed at import, because a release may drop or change it without notice, and has a plain
-fallback with the same result, which is slower. Nothing else touches a name of PyTorch that begins with an underscore.
+fallback with the same result, which is slower.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,13 +28,9 @@ def _has_hooks(layer: nn.Module) -> bool:
     return bool(own) or nn.modules.module._has_any_global_hook()
 
 
-def _is_transformed() -> bool:
-    return torch._C._are_functorch_transforms_active()  # what torch.autograd.Function.apply asks
-
-
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and _works(lambda: _onednn(torch.ones(32, 32), torch.ones(32, 32)))
 HAS_HOOKS = _works(lambda: _has_hooks(nn.Identity()))
-HAS_TRANSFORMS = _works(_is_transformed)
+HAS_TRANSFORMS = _works(lambda: torch._C._are_functorch_transforms_active())
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -50,12 +46,13 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 def may_have_hooks(layer: nn.Module) -> bool:
     """Whether a call of ``layer`` may run hooks, its own or global ones; True where PyTorch does not tell."""
-    return _has_hooks(layer) if HAS_HOOKS else True
+    return not HAS_HOOKS or _has_hooks(layer)
 
 
 def may_be_transformed() -> bool:
     """Whether this may be inside a transform of ``torch.func``, such as ``vmap``; True where PyTorch does not tell."""
-    return _is_transformed() if HAS_TRANSFORMS else True
+    # What torch.autograd.Function.apply asks.
+    return not HAS_TRANSFORMS or torch._C._are_functorch_transforms_active()
 
 
 @contextmanager

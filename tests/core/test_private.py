@@ -1,4 +1,4 @@
-"""The fallbacks of private API: the suite's core gives the same with each of them, and with all at once."""
+"""The fallbacks of private API: whatever uses it gives the same with each of them, and with all at once."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nrae_lib.core import methods, private
+from nrae_lib.core import private
 from nrae_lib.core.graph import knn_graph
-from nrae_lib.core.models import Network
-from nrae_lib.core.training import Optimization, fit
 from tests.core import test_graph as graphs
 from tests.core import test_taylor as jets
 
@@ -62,17 +60,3 @@ def test_graph(fallback, monkeypatch):
     points = graphs.normal(300, 40)
     monkeypatch.setattr(graphs.graph, "_SMALL", 0)
     assert torch.equal(knn_graph(points, 5), graphs.all_differences(points, 5))
-
-
-def trained(name):
-    objective, data = methods.get(name).objective, torch.rand(90, 40, generator=torch.Generator().manual_seed(0))
-    model = objective.build(Network((48, 36), 2, "elu", "sigmoid"), (40,), seed=0)
-    loss = fit(model, objective, data, Optimization(epochs=3, batch_size=45), seed=0).loss
-    return loss, nn.utils.parameters_to_vector(model.parameters()).detach()
-
-
-@pytest.mark.parametrize("name", ["ae", "nrae_l", "nrae_q"])
-def test_training(name, fallback):
-    expected = trained(name)
-    fallback()
-    torch.testing.assert_close(trained(name), expected, rtol=1e-3, atol=1e-4)

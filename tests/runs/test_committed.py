@@ -5,6 +5,7 @@
 
 import math
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -80,7 +81,9 @@ def test_committed_results_leave_no_claim_without_runs(experiment, pages):
     searched = [one.run for one in results if one.run.keep == "metrics"]
     for method in {run.method for run in searched}:
         tried = [run.method_options for run in searched if run.method == method]
-        assert all(options in tried for options in methods.get(method).candidates()), f"search of {method}"
+        search = methods.get(method).search
+        candidates = [dict(zip(search, values, strict=True)) for values in product(*search.values())]
+        assert all(options in tried for options in candidates), f"the search of {method} is incomplete"
 
 
 if __name__ == "__main__":

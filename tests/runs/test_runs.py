@@ -168,7 +168,7 @@ def test_stores_of_the_presets_and_an_edit_of_the_library_leaves_quick_results_b
     before = Store.of("smoke", "sine").folder
     code_state.cache_clear()
     original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "latent.py"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: original(path) + b"#" * (path.name == "losses.py"))
     after = Store.of("quick", "sine").folder
     assert after != before and after.parent == before.parent == tmp_path
     assert Store.of("paper", "sine").folder == ROOT / "results" / "sine"

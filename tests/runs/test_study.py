@@ -86,10 +86,10 @@ def test_the_spot_check_takes_what_the_time_allows_and_first_what_was_trained_al
     for result in studied(plan_of, "paper").results:
         if result.run.method == "nrae_l":
             result.provenance["ensemble"] = "3"
-        result.seconds = 15.0
+        result.seconds = 6.0
         stores["paper"].put(result)
     assert [then.run.method for _, then in studied(plan_of).checked] == ["dae"]
-    monkeypatch.setattr("nrae_lib.runs.study.SPOT_CHECK_SECONDS", 10.0)
+    monkeypatch.setattr("nrae_lib.runs.study.SPOT_CHECK_SECONDS", 5.0)
     assert len(studied(plan_of).checked) == 1  # one at least
     assert [then.run.method for _, then in studied(plan_of, names=["nrae_l"]).checked] == ["nrae_l"]
 

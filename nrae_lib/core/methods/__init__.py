@@ -1,5 +1,6 @@
 """Methods as data: reconstruction terms, penalties, their combination in an objective, and the catalogue of them."""
 
+# ruff: noqa: F401 (imported for whoever imports from here, and for the book)
 from nrae_lib.core.methods.catalogue import CATALOGUE, SECTIONS, SYMBOLS, Method, get
 from nrae_lib.core.methods.objective import Objective, compose
 from nrae_lib.core.methods.penalties import (
@@ -18,12 +19,13 @@ from nrae_lib.core.methods.penalties import (
     Topology,
     WeightNorm,
 )
-from nrae_lib.core.methods.reconstructions import RECONSTRUCTIONS, Denoising, Neighborhood, Point, Relational
-from nrae_lib.core.methods.terms import Batch, Preparation, Term
-
-__all__ = [
-    "CATALOGUE", "EXACT_JACOBIAN_LIMIT", "KL", "MMD", "PENALTIES", "RECONSTRUCTIONS", "SECTIONS", "SYMBOLS", "Barycenter", "Batch",
-    "CodeNorm", "Contraction", "DecoderJacobian", "Denoising", "Entropy", "Isometry", "Method", "Neighborhood",
-    "Objective", "PhateTarget", "Point", "Preparation", "PseudoIsometry", "Relational", "Term", "Topology", "WeightNorm",
-    "compose", "get",
-]  # fmt: skip
+from nrae_lib.core.methods.terms import (
+    RECONSTRUCTIONS,
+    Batch,
+    Denoising,
+    Neighborhood,
+    Point,
+    Preparation,
+    Relational,
+    Term,
+)

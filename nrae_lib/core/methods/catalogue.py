@@ -1,7 +1,6 @@
 """The catalogue: a method is data. Adding one is one entry here and at most one pure function in ``losses``."""
 
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any
 
 from nrae_lib.core.methods.objective import Objective, compose
@@ -55,10 +54,6 @@ class Method:
         shown = ", ".join(f"{SYMBOLS.get(name, name)} = {values[name]}" for name in options or self.search)
         return f"{shown} (defaults: no search is stored)" if shown and not options else shown or "none"
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """All combinations of ``search``, the options that the validation search tries."""
-        return [dict(zip(self.search, values, strict=True)) for values in product(*self.search.values())]
-
 
 SYMBOLS = {"neighbor_weight": "λ", "n_neighbors": "k", "corruption": "σ", "initial_sigma": "initial s"} | {
     penalty.weight_option: f"{penalty.weight_option.removesuffix('_weight').replace('_', ' ')} weight"
@@ -104,9 +99,7 @@ def _combined(
 _SPAE_NOTE = "INFERRED from the paper's remarks, no formula is printed; z = const would satisfy the penalty."
 # The laboratory's code starts s at 1, from where log s, moved by Adam's step size, takes thousands of steps to small noise.
 _INITIAL_SIGMA = 0.3
-_SIGMA_SEARCH = {
-    "initial_sigma": (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
-}
+_SIGMAS = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
 _VAE_NOTE = (
     "Log σ_z and log s are what is learned, so that neither standard deviation can become negative. The paper's VAE has no "
     "coefficient to choose; the search is over the value at which s starts (default ours), because log s moves slowly."
@@ -118,7 +111,7 @@ SECTIONS: dict[str, tuple[Method, ...]] = {
     "Baselines of NRAE": (
         Method("ae", "AE", compose("point"), f"{_NRAE}, section 1"),
         Method("vae", "VAE", compose("gaussian_likelihood", "kl", initial_sigma=_INITIAL_SIGMA), "Kingma and Welling 2014",
-               _SIGMA_SEARCH, "isotropic", note=_VAE_NOTE),
+               {"initial_sigma": _SIGMAS}, "isotropic", note=_VAE_NOTE),
         Method("wae", "WAE", compose("point", "mmd"), "Tolstikhin et al. 2018", _one_weight("mmd"), "isotropic",
                note="Gaussian kernel with the median heuristic as in NRAE; that of the original paper: kernel='imq'."),
         Method("dae", "DAE", compose("denoising"), f"Vincent et al. 2008; noise as in {_NRAE}, supplement 1.2",
@@ -179,7 +172,7 @@ SECTIONS: dict[str, tuple[Method, ...]] = {
                _one_weight("kl"), "isotropic",
                note="σ_z = 0.7 and the coefficient are those of the released MNIST configuration."),
         Method("two_stage_vae", "2sVAE", compose("gaussian_likelihood", "kl", initial_sigma=_INITIAL_SIGMA),
-               "Dai and Wipf 2019", _SIGMA_SEARCH, "second_stage",
+               "Dai and Wipf 2019", {"initial_sigma": _SIGMAS}, "second_stage",
                note="The first stage is the VAE with learned s; the second is a latent density, fitted afterwards."),
         Method("eae", "EAE", compose("point", "entropy", latent="batchnorm"), "entropic autoencoder, supplement",
                _one_weight("entropy"), "isotropic", note="The paper's coefficients were not available: the default is ours."),
@@ -195,12 +188,12 @@ def get(name: str) -> Method:
         ValueError: for an unknown method or penalty, naming the valid ones.
     """
     base, *penalties = (part.strip() for part in str(name).split("+"))
-    check_choice("method", base, tuple(CATALOGUE))
+    check_choice("method", base, CATALOGUE)
     method = CATALOGUE[base]
     if not penalties:
         return method
     for penalty in penalties:
-        check_choice("penalty", penalty, tuple(PENALTIES))
+        check_choice("penalty", penalty, PENALTIES)
     added = tuple(PENALTIES[penalty] for penalty in penalties)
     return replace(
         method, name="+".join((base, *penalties)), title=" + ".join((method.title, *penalties)), search={}, note="",

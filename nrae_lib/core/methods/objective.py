@@ -1,6 +1,6 @@
 """An objective: one reconstruction term, weighted penalties, a form of the latent code."""
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib.core.methods.penalties import PENALTIES
-from nrae_lib.core.methods.reconstructions import RECONSTRUCTIONS, Point
-from nrae_lib.core.methods.terms import Batch, Preparation, Term, check_choice
+from nrae_lib.core.methods.terms import RECONSTRUCTIONS, Batch, Point, Preparation, Term, check_choice
 from nrae_lib.core.models import LATENTS, WEIGHTS, Autoencoder, ConvNetwork, Network
 
 
@@ -53,8 +52,7 @@ class Objective:
             raise ValueError(f"a penalty stands twice among {', '.join(names)}: give each of them once")
         for penalty in self.penalties:
             if self.latent in penalty.excluded_latents:
-                valid = [name for name in LATENTS if name not in penalty.excluded_latents]
-                needed = " or ".join(map(repr, valid))
+                needed = " or ".join(repr(name) for name in LATENTS if name not in penalty.excluded_latents)
                 raise ValueError(f"penalty {penalty.name!r} needs latent {needed}, not {self.latent!r}")
         if self.weights == "tied" and self.posterior == "learned":
             raise ValueError(
@@ -84,9 +82,8 @@ class Objective:
         """Flat name -> its value in every term that has it."""
         found: dict[str, list] = {}
         for term in self.terms.values():
-            for entry in fields(term):
-                if entry.name not in term.fixed:
-                    found.setdefault(term.option(entry.name), []).append(getattr(term, entry.name))
+            for option, name in term.option_fields().items():
+                found.setdefault(option, []).append(getattr(term, name))
         return found
 
     def configure(self, **options) -> "Objective":
@@ -102,8 +99,8 @@ class Objective:
         options = {name: _checked(name, value, values[name]) for name, value in options.items()}
 
         def changed(term: Term) -> Term:
-            names = {term.option(entry.name): entry.name for entry in fields(term) if entry.name not in term.fixed}
-            return replace(term, **{names[flat]: value for flat, value in options.items() if flat in names})
+            own = term.option_fields()
+            return replace(term, **{own[name]: value for name, value in options.items() if name in own})
 
         form = {name: options[name] for name in ("latent", "weights") if name in options}
         return replace(
@@ -124,14 +121,12 @@ class Objective:
     def check(self, model: nn.Module, batch_size: int) -> None:
         """Stop with one sentence if ``model`` was not built for this objective, or batches are too small for it."""
         learned = {name for term in self.terms.values() for name in term.parameters()}
-        missing = sorted(learned - set(getattr(model, "learned", ())))
-        if missing or bool(self.posterior) != hasattr(model.encoder, "posterior"):
-            what = (
-                f"lacks {', '.join(missing)}"
-                if missing
-                else "and the objective do not agree on a posterior of the codes"
+        if missing := sorted(learned - set(getattr(model, "learned", ()))):
+            raise ValueError(f"the model lacks {', '.join(missing)}: build it with this objective's build()")
+        if bool(self.posterior) != hasattr(model.encoder, "posterior"):
+            raise ValueError(
+                "the model and the objective do not agree on a posterior of the codes: build it with this objective's build()"
             )
-            raise ValueError(f"the model {what}: build it with this objective's build()")
         fewest = max(1 + (self.latent == "batchnorm"), *(term.fewest_points for term in self.terms.values()))
         if batch_size < fewest:
             raise ValueError(f"batch_size must be at least {fewest} for this method, not {batch_size}")
@@ -147,8 +142,8 @@ class Objective:
 
     def refresh(self, epoch: int, model: nn.Module, preparation: Preparation, prepared: dict[str, Any]) -> dict:
         """What is prepared from ``epoch`` on; ``prepared`` itself where nothing changes."""
-        every = {name: term.refresh_epochs for name, term in self.terms.items() if term.refresh_epochs}
-        due = [name for name, epochs in every.items() if epoch and epoch % epochs == 0]
+        every = {name: term.refresh_epochs for name, term in self.terms.items()}
+        due = [name for name, epochs in every.items() if epochs and epoch and epoch % epochs == 0]
         return prepared | {name: self.terms[name].refresh(model, preparation) for name in due} if due else prepared
 
     def weighted(self, batch: Batch, prepared: dict[str, Any]) -> dict[str, Tensor]:
@@ -198,7 +193,7 @@ def compose(reconstruction: str = "point", *penalties: str, **options) -> Object
     Raises:
         ValueError: for an unknown name or option, naming the valid ones.
     """
-    check_choice("reconstruction term", reconstruction, tuple(RECONSTRUCTIONS))
+    check_choice("reconstruction term", reconstruction, RECONSTRUCTIONS)
     for name in penalties:
-        check_choice("penalty", name, tuple(PENALTIES))
+        check_choice("penalty", name, PENALTIES)
     return Objective(RECONSTRUCTIONS[reconstruction], tuple(PENALTIES[name] for name in penalties)).configure(**options)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,18 +21,17 @@ EXACT_JACOBIAN_LIMIT = 2**16
 class _Penalty(Term):
     """Arguments: weight: the coefficient, in the paper's convention (see ``summed``), >= 0."""
 
-    weight_option: ClassVar[str]
-
     weight: float = number(1.0)
 
-    def __init_subclass__(cls):
-        cls.weight_option = vars(cls).get("weight_option", f"{cls.name}_weight")
+    @property
+    def weight_option(self) -> str:
+        return f"{self.name}_weight"
 
 
-def _directions(jacobian: str, batch: Batch, latent_dim: int) -> Callable[[Tensor], Tensor] | None:
+def _directions(jacobian: str, batch: Batch) -> Callable[[Tensor], Tensor] | None:
     """What draws the directions of an estimate, or None for the exact Jacobian."""
-    exact = latent_dim * batch.x[0].numel() <= EXACT_JACOBIAN_LIMIT if jacobian == "auto" else jacobian == "exact"
-    return None if exact else batch.normal
+    small = batch.code.shape[1] * batch.x[0].numel() <= EXACT_JACOBIAN_LIMIT
+    return None if jacobian == "exact" or (jacobian == "auto" and small) else batch.normal
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,12 @@ class KL(_Penalty):
     With ``posterior="constant"`` (CV-VAE, Ghosh et al. 2020) σ is ``deviation`` everywhere and only μ is learned.
     """
 
-    name: ClassVar[str] = "kl"
-    excluded_latents: ClassVar[tuple[str, ...]] = ("circular", "batchnorm")
-    formula: ClassVar[str] = r"\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
-    reference: ClassVar[str] = "Kingma and Welling 2014"
-    cost: ClassVar[str] = "nothing but a wider last layer of the encoder"
-    summed: ClassVar[bool] = True
+    name = "kl"
+    excluded_latents = ("circular", "batchnorm")
+    formula = r"\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
+    reference = "Kingma and Welling 2014"
+    cost = "nothing but a wider last layer of the encoder"
+    summed = True
 
     posterior: str = choice("learned", ("learned", "constant"))
     deviation: float = number(0.7, strict=True)
@@ -68,11 +66,11 @@ class MMD(_Penalty):
             multiquadratic of Tolstikhin et al. 2018.
     """
 
-    name: ClassVar[str] = "mmd"
-    fewest_points: ClassVar[int] = 2
-    formula: ClassVar[str] = r"\mathrm{MMD}^2_\kappa\big(g(x),\mathcal N(0,I)\big)"
-    reference: ClassVar[str] = "Tolstikhin et al. 2018; kernel as in Lee, Kwon and Park 2021, supplement 1.2"
-    cost: ClassVar[str] = "three kernels of B × B pairs"
+    name = "mmd"
+    fewest_points = 2
+    formula = r"\mathrm{MMD}^2_\kappa\big(g(x),\mathcal N(0,I)\big)"
+    reference = "Tolstikhin et al. 2018; kernel as in Lee, Kwon and Park 2021, supplement 1.2"
+    cost = "three kernels of B × B pairs"
 
     weight: float = number(0.01)
     kernel: str = choice("gaussian", losses.KERNELS)
@@ -89,16 +87,16 @@ class Contraction(_Penalty):
         jacobian: "exact" (m passes), "estimate" (unbiased, one pass) or "auto": exact while m · D is at most 65,536.
     """
 
-    name: ClassVar[str] = "contraction"
-    formula: ClassVar[str] = r"\|J_g(x)\|_F^2"
-    reference: ClassVar[str] = "Rifai et al. 2011"
-    cost: ClassVar[str] = "m vector-Jacobian products of the encoder, or one for the estimate"
+    name = "contraction"
+    formula = r"\|J_g(x)\|_F^2"
+    reference = "Rifai et al. 2011"
+    cost = "m vector-Jacobian products of the encoder, or one for the estimate"
 
     weight: float = number(0.01)
     jacobian: str = choice("auto", JACOBIANS)
 
     def loss(self, batch: Batch, prepared: None) -> Tensor:
-        normal = _directions(self.jacobian, batch, batch.code.shape[1])
+        normal = _directions(self.jacobian, batch)
         with batch.encoder() as encoder:
             return losses.encoder_contraction(encoder, batch.x, normal)
 
@@ -112,11 +110,11 @@ class PhateTarget(_Penalty):
     stochastic descent beyond. The target exists for training points only.
     """
 
-    name: ClassVar[str] = "phate"
-    formula: ClassVar[str] = r"\tfrac1m\|g(x)-z_{\mathrm{PHATE}}\|^2"
-    reference: ClassVar[str] = "Duque et al. 2020"
-    prepares: ClassVar[str] = "PHATE embedding of the training points"
-    cost: ClassVar[str] = "nothing in a step; PHATE once before training"
+    name = "phate"
+    formula = r"\tfrac1m\|g(x)-z_{\mathrm{PHATE}}\|^2"
+    reference = "Duque et al. 2020"
+    prepares = "PHATE embedding of the training points"
+    cost = "nothing in a step; PHATE once before training"
 
     weight: float = number(100.0)
     phate_knn: int = number(5, 1)
@@ -149,11 +147,11 @@ class Barycenter(_Penalty):
     paper's remarks: its "SPAE" cites Chen et al. 2021 and "linear coefficients computation"; no formula is printed.
     """
 
-    name: ClassVar[str] = "barycenter"
-    formula: ClassVar[str] = r"\big\|g(x)-\textstyle\sum_{x'\in N(x)\setminus x}w(x,x')\,g(x')\big\|^2"
-    reference: ClassVar[str] = "Chen et al. 2021; Roweis and Saul 2000; INFERRED"
-    prepares: ClassVar[str] = "k-nearest-neighbour graph, barycentre weights"
-    cost: ClassVar[str] = "k neighbours of every point through the encoder"
+    name = "barycenter"
+    formula = r"\big\|g(x)-\textstyle\sum_{x'\in N(x)\setminus x}w(x,x')\,g(x')\big\|^2"
+    reference = "Chen et al. 2021; Roweis and Saul 2000; INFERRED"
+    prepares = "k-nearest-neighbour graph, barycentre weights"
+    cost = "k neighbours of every point through the encoder"
 
     weight: float = number(1e-3)
     n_neighbors: int = number(5, 1)
@@ -166,7 +164,7 @@ class Barycenter(_Penalty):
 
     def loss(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
         graph, weights = prepared
-        z_near = batch.code_near(batch.near(graph))
+        z_near = batch.code_near(graph[batch.index].T)
         return losses.barycenter_error(batch.code, z_near, weights[batch.index].T)
 
 
@@ -175,11 +173,11 @@ class Topology(_Penalty):
     """Difference of the 0-dimensional persistence of data and codes, see :func:`nrae_lib.core.losses.topological_loss`;
     the scale of the latent distances is learned."""
 
-    name: ClassVar[str] = "topology"
-    fewest_points: ClassVar[int] = 2
-    formula: ClassVar[str] = r"\tfrac1B\big(\|A^X[\pi_X]-A^Z[\pi_X]\|^2+\|A^Z[\pi_Z]-A^X[\pi_Z]\|^2\big)"
-    reference: ClassVar[str] = "Moor et al. 2020"
-    cost: ClassVar[str] = "two minimum spanning trees of B points, built edge by edge"
+    name = "topology"
+    fewest_points = 2
+    formula = r"\tfrac1B\big(\|A^X[\pi_X]-A^Z[\pi_X]\|^2+\|A^Z[\pi_Z]-A^X[\pi_Z]\|^2\big)"
+    reference = "Moor et al. 2020"
+    cost = "two minimum spanning trees of B points, built edge by edge"
 
     def parameters(self) -> dict[str, float]:
         return {"log_latent_scale": 0.0}
@@ -197,12 +195,12 @@ class Isometry(_Penalty):
             bounding box) or "codes" themselves. The paper says "either ... or" of the first two; the default is ours.
     """
 
-    name: ClassVar[str] = "isometry"
-    excluded_latents: ClassVar[tuple[str, ...]] = ("circular",)
-    formula: ClassVar[str] = r"\mathbb E_{z,u}\big(\|J_f(z)u\|-1\big)^2"
-    reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 6"
-    cost: ClassVar[str] = "one directional derivative of the decoder"
-    summed: ClassVar[bool] = True
+    name = "isometry"
+    excluded_latents = ("circular",)
+    formula = r"\mathbb E_{z,u}\big(\|J_f(z)u\|-1\big)^2"
+    reference = "Gropp, Atzmon and Lipman 2020, equation 6"
+    cost = "one directional derivative of the decoder"
+    summed = True
 
     weight: float = number(0.1)
     latents: str = choice("gaussian", ("gaussian", "box", "codes"))
@@ -231,13 +229,13 @@ class PseudoIsometry(_Penalty):
     Its weight and that of :class:`Isometry` are one option, ``isometry_weight``: the paper has a single λ_iso.
     """
 
-    name: ClassVar[str] = "pseudo_isometry"
-    excluded_latents: ClassVar[tuple[str, ...]] = ("circular",)
-    weight_option: ClassVar[str] = "isometry_weight"
-    formula: ClassVar[str] = r"\mathbb E_{x,u}\big(\|u^\top J_g(x)\|-1\big)^2"
-    reference: ClassVar[str] = "Gropp, Atzmon and Lipman 2020, equation 7"
-    cost: ClassVar[str] = "one vector-Jacobian product of the encoder"
-    summed: ClassVar[bool] = True
+    name = "pseudo_isometry"
+    excluded_latents = ("circular",)
+    weight_option = "isometry_weight"
+    formula = r"\mathbb E_{x,u}\big(\|u^\top J_g(x)\|-1\big)^2"
+    reference = "Gropp, Atzmon and Lipman 2020, equation 7"
+    cost = "one vector-Jacobian product of the encoder"
+    summed = True
 
     weight: float = number(0.1)
 
@@ -250,10 +248,10 @@ class PseudoIsometry(_Penalty):
 class CodeNorm(_Penalty):
     """Mean square of the codes, the embedding loss of RAE, see :func:`nrae_lib.core.losses.code_norm`."""
 
-    name: ClassVar[str] = "code_norm"
-    formula: ClassVar[str] = r"\tfrac1m\|g(x)\|^2"
-    reference: ClassVar[str] = "Ghosh et al. 2020; reduction of the released code"
-    cost: ClassVar[str] = "next to nothing"
+    name = "code_norm"
+    formula = r"\tfrac1m\|g(x)\|^2"
+    reference = "Ghosh et al. 2020; reduction of the released code"
+    cost = "next to nothing"
 
     weight: float = number(5e-4)
 
@@ -265,10 +263,10 @@ class CodeNorm(_Penalty):
 class WeightNorm(_Penalty):
     """Sum of the squared weights (not biases) of the ``part``: "decoder" (RAE-L2) or "all" (weight decay)."""
 
-    name: ClassVar[str] = "weight_norm"
-    formula: ClassVar[str] = r"\textstyle\sum w^2"
-    reference: ClassVar[str] = "Ghosh et al. 2020"
-    cost: ClassVar[str] = "one reading of the weights"
+    name = "weight_norm"
+    formula = r"\textstyle\sum w^2"
+    reference = "Ghosh et al. 2020"
+    cost = "one reading of the weights"
 
     weight: float = number(1e-7)
     part: str = choice("decoder", ("decoder", "all"))
@@ -287,10 +285,10 @@ class DecoderJacobian(_Penalty):
         jacobian: see :class:`Contraction`; for "frobenius" only.
     """
 
-    name: ClassVar[str] = "gradient"
-    formula: ClassVar[str] = r"\|J_f(g(x))\|_F^2"
-    reference: ClassVar[str] = "Ghosh et al. 2020"
-    cost: ClassVar[str] = "m directional derivatives of the decoder, or one for the estimate"
+    name = "gradient"
+    formula = r"\|J_f(g(x))\|_F^2"
+    reference = "Ghosh et al. 2020"
+    cost = "m directional derivatives of the decoder, or one for the estimate"
 
     weight: float = number(1e-6)
     form: str = choice("frobenius", ("frobenius", "released"))
@@ -300,19 +298,18 @@ class DecoderJacobian(_Penalty):
         with per_sample(batch.model.decoder) as decoder:
             if self.form == "released":
                 return losses.energy_gradient_norm(decoder, batch.code)
-            normal = _directions(self.jacobian, batch, batch.code.shape[1])
-            return losses.decoder_jacobian_norm(decoder, batch.code, normal)
+            return losses.decoder_jacobian_norm(decoder, batch.code, _directions(self.jacobian, batch))
 
 
 @dataclass(frozen=True)
 class Entropy(_Penalty):
     """Minus the entropy of the batch's codes (EAE), see :func:`nrae_lib.core.losses.nearest_neighbor_entropy`."""
 
-    name: ClassVar[str] = "entropy"
-    fewest_points: ClassVar[int] = 2
-    formula: ClassVar[str] = r"-\hat H(g(x))"
-    reference: ClassVar[str] = "entropic autoencoder, supplement; Kozachenko and Leonenko 1987"
-    cost: ClassVar[str] = "distances of B × B pairs"
+    name = "entropy"
+    fewest_points = 2
+    formula = r"-\hat H(g(x))"
+    reference = "entropic autoencoder, supplement; Kozachenko and Leonenko 1987"
+    cost = "distances of B × B pairs"
 
     weight: float = number(1e-3)
 

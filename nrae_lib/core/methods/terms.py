@@ -1,15 +1,16 @@
-"""What a loss term may ask for: the batch and everything already computed of it, and what is prepared once."""
+"""Loss terms: what they may ask for (batch, preparation), what they are, and those that reconstruct."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import field, fields
-from functools import cached_property, partial
-from math import inf
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property, partial
+from math import inf, log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nrae_lib.core import losses
 from nrae_lib.core.graph import knn_graph, rows_per_block, sample_neighbors
 from nrae_lib.core.points import as_floats, picked
 from nrae_lib.core.taylor import taylor
@@ -21,14 +22,15 @@ _ONE_PASS_POINTS = 64
 
 def neighbor_blocks(data: Tensor, graph: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """(b, ...) points and (k, b, ...) their neighbours in ``graph``, in order, a few at a time (64 MiB)."""
-    index = torch.arange(len(data), device=data.device)
     rows = rows_per_block(as_floats(data[:1]), graph.shape[1])
-    for own, near in zip(index.split(rows), graph.split(rows), strict=True):
-        yield picked(data, own), picked(data, near.T)
+    for own, near in zip(data.split(rows), graph.split(rows), strict=True):
+        yield as_floats(own), picked(data, near.T)
 
 
 class Preparation:
     """The training data, and what is computed from it once before training; two terms share one graph.
+
+    ``graph(k)`` are (N, k) indices of the nearest neighbours, see :func:`nrae_lib.core.graph.knn_graph`.
 
     Arguments:
         data: (N, ...) all training points as they are stored, on the device of the training.
@@ -37,13 +39,7 @@ class Preparation:
 
     def __init__(self, data: Tensor, latent_dim: int, seed: int):
         self.data, self.latent_dim, self.seed = data, latent_dim, seed
-        self._graphs: dict[int, Tensor] = {}
-
-    def graph(self, n_neighbors: int) -> Tensor:
-        """(N, k) indices of the nearest neighbours, see :func:`nrae_lib.core.graph.knn_graph`."""
-        if n_neighbors not in self._graphs:
-            self._graphs[n_neighbors] = knn_graph(self.data, n_neighbors)
-        return self._graphs[n_neighbors]
+        self.graph = cache(partial(knn_graph, data))
 
 
 class Batch:
@@ -59,14 +55,8 @@ class Batch:
     def __init__(self, model: nn.Module, data: Tensor, index: Tensor | None, generator: torch.Generator):
         self.model, self.data, self.generator = model, data, generator
         self.is_whole = index is None
-        if index is not None:
-            self.index = index
+        self.index = torch.arange(len(data), device=data.device) if index is None else index
         self._statistics: tuple[Tensor, Tensor] | None = None  # of the codes before their normalization
-
-    @cached_property
-    def index(self) -> Tensor:
-        """(B,) the points of this batch."""
-        return torch.arange(len(self.data), device=self.data.device)
 
     @cached_property
     def x(self) -> Tensor:
@@ -81,10 +71,8 @@ class Batch:
         """Standard normal numbers of the shape of ``like``."""
         return torch.empty_like(like).normal_(generator=self.generator)
 
-    def near(self, graph: Tensor, count: int | None = None, replace: bool = False) -> Tensor:
-        """(n, B) indices of ``count`` neighbours of every point, drawn by chance; of all k without it."""
-        if count is None:
-            return graph[self.index].T
+    def near(self, graph: Tensor, count: int, replace: bool = False) -> Tensor:
+        """(n, B) indices of ``count`` neighbours of every point, drawn by chance."""
         return sample_neighbors(graph, self.index, count, self.generator, replace)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -161,64 +149,43 @@ class Batch:
         if self._normalization is not None:
             with self.encoder() as encoder:
                 return encoder(points).unflatten(0, shape)
-        alone = "code" in vars(self)
-        if not alone:  # one call for centres and neighbours
+        together = "code" not in vars(self)
+        if together:  # one call for centres and neighbours
             points, shape = torch.cat([self.x, points]), (len(near) + 1, len(self.x))
         if self.is_stochastic:
             mean, log_deviation = (part.unflatten(0, shape) for part in self._posterior(points))
             codes = self._drawn(mean, log_deviation)
         else:  # the one-pass value is the encoder's, by faster kernels
             codes = taylor(self.model.encoder, points, points, 0).value.unflatten(0, shape)
-        if alone:
-            return codes
-        if self.is_stochastic:
-            self.posterior = (mean[0], log_deviation[0])
-        self.code = codes[0]
-        return codes[1:]
+        if together:
+            if self.is_stochastic:
+                self.posterior = (mean[0], log_deviation[0])
+            self.code, codes = codes[0], codes[1:]
+        return codes
 
 
-class Term:
-    """A reconstruction term or a penalty: a frozen dataclass whose fields are the method's options.
+def evaluate(network: nn.Module, points: Tensor) -> Tensor:
+    """``network(points)`` by the faster kernels; the same numbers but for rounding, to be differentiated once."""
+    if points.device.type == "cpu" and len(points) >= _ONE_PASS_POINTS and torch.is_grad_enabled():
+        return taylor(network, points, points, 0).value
+    return network(points)
 
-    Class attributes say what the page of methods shows and what the objective has to know. A penalty also has
-    ``weight_option``, the option that sets its weight: ``<name>_weight`` unless the class says otherwise.
+
+@contextmanager
+def per_sample(network: nn.Module) -> Iterator[nn.Module]:
+    """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample.
+
+    In training mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong.
     """
-
-    name: ClassVar[str] = ""
-    formula: ClassVar[str] = ""  # LaTeX
-    reference: ClassVar[str] = ""
-    prepares: ClassVar[str] = ""  # what is prepared before training, in words
-    cost: ClassVar[str] = ""  # what a step does, in words
-    fixed: ClassVar[tuple[str, ...]] = ()  # fields that a method's name decides and no option changes
-    # The paper weighs the penalty against an error summed over D features; here the error is their mean.
-    summed: ClassVar[bool] = False
-    posterior: ClassVar[str] = ""  # "learned" or "constant" where the codes must have a Gaussian posterior
-    fewest_points: ClassVar[int] = 1  # that a batch must have
-    excluded_latents: ClassVar[tuple[str, ...]] = ()  # forms of the code under which the term has no meaning
-    refresh_epochs: ClassVar[int] = 0  # after so many epochs what was prepared is prepared anew; 0 for never
-
-    def __post_init__(self):
-        check_fields(self, self.option)
-
-    def option(self, name: str) -> str:
-        """The option of a method that sets the field ``name``."""
-        return self.weight_option if name == "weight" else name
-
-    def prepare(self, preparation: Preparation) -> Any:
-        """What is computed once before training, made of tensors on the data's device; None for nothing."""
-        return None
-
-    def loss(self, batch: Batch, prepared: Any) -> Tensor:
-        """Scalar loss of one batch, without the penalty's weight."""
-        raise NotImplementedError
-
-    def refresh(self, model: nn.Module, preparation: Preparation) -> Any:
-        """What :meth:`prepare` gave, anew from the codes of ``model``; called every ``refresh_epochs`` epochs."""
-        raise NotImplementedError
-
-    def parameters(self) -> dict[str, float]:
-        """Initial values of scalars that are learned together with the network."""
-        return {}
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    mixing = [part for part in network.modules() if isinstance(part, kinds) and part.training]
+    for part in mixing:
+        part.eval()
+    try:
+        yield network
+    finally:
+        for part in mixing:
+            part.train()
 
 
 def number(default: float, low: float = 0.0, high: float = inf, strict: bool = False) -> Any:
@@ -250,25 +217,237 @@ def check_choice(name: str, value: Any, valid: tuple) -> None:
         raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(map(str, valid))}")
 
 
-def evaluate(network: nn.Module, points: Tensor) -> Tensor:
-    """``network(points)`` by the faster kernels; the same numbers but for rounding, to be differentiated once."""
-    if points.device.type == "cpu" and len(points) >= _ONE_PASS_POINTS and torch.is_grad_enabled():
-        return taylor(network, points, points, 0).value
-    return network(points)
+class Term:
+    """A reconstruction term or a penalty: a frozen dataclass whose fields are the method's options.
 
-
-@contextmanager
-def per_sample(network: nn.Module) -> Iterator[nn.Module]:
-    """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample.
-
-    In training mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong.
+    Class attributes say what the page of methods shows and what the objective has to know.
     """
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    mixing = [part for part in network.modules() if isinstance(part, kinds) and part.training]
-    for part in mixing:
-        part.eval()
-    try:
-        yield network
-    finally:
-        for part in mixing:
-            part.train()
+
+    name = ""
+    formula = ""  # LaTeX
+    reference = ""
+    prepares = ""  # what is prepared before training, in words
+    cost = ""  # what a step does, in words
+    fixed = ()  # fields that a method's name decides and no option changes
+    # The paper weighs the penalty against an error summed over D features; here the error is their mean.
+    summed = False
+    posterior = ""  # "learned" or "constant" where the codes must have a Gaussian posterior
+    fewest_points = 1  # that a batch must have
+    excluded_latents = ()  # forms of the code under which the term has no meaning
+    refresh_epochs = 0  # after so many epochs what was prepared is prepared anew; 0 for never
+
+    def __post_init__(self):
+        check_fields(self, self.option)
+
+    def option(self, name: str) -> str:
+        """The option of a method that sets the field ``name``; of a penalty's weight its ``weight_option``."""
+        return self.weight_option if name == "weight" else name
+
+    def option_fields(self) -> dict[str, str]:
+        """The options that a method has for this term, each with the field that it sets."""
+        return {self.option(entry.name): entry.name for entry in fields(self) if entry.name not in self.fixed}
+
+    def prepare(self, preparation: Preparation) -> Any:
+        """What is computed once before training, made of tensors on the data's device; None for nothing."""
+        return None
+
+    def loss(self, batch: Batch, prepared: Any) -> Tensor:
+        """Scalar loss of one batch, without the penalty's weight."""
+        raise NotImplementedError
+
+    def refresh(self, model: nn.Module, preparation: Preparation) -> Any:
+        """What :meth:`prepare` gave, anew from the codes of ``model``; called every ``refresh_epochs`` epochs."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, float]:
+        """Initial values of scalars that are learned together with the network."""
+        return {}
+
+
+@dataclass(frozen=True)
+class _Reconstruction(Term):
+    """What all reconstruction terms share.
+
+    Arguments:
+        error: "squared", the mean over features of the squared error, or "gaussian", the negative log likelihood per
+            feature under an isotropic Gaussian decoder whose standard deviation s is learned
+            (:func:`nrae_lib.core.losses.gaussian_likelihood`), with any of the squared errors in place of ‖x - f(z)‖²/D.
+        initial_sigma: where the learned s starts, > 0. Adam moves log s by about its learning rate per step, so that in a
+            short training the start decides how small s can become.
+    """
+
+    where = ()  # what the formula's symbols mean, in LaTeX
+
+    error: str = choice("squared", ("squared", "gaussian"))
+    initial_sigma: float = number(1.0, strict=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.error == "squared" and self.initial_sigma != 1:
+            raise ValueError("initial_sigma is the start of a learned standard deviation: it needs error 'gaussian'")
+
+    def parameters(self) -> dict[str, float]:
+        return {"log_sigma": log(self.initial_sigma)} if self.error == "gaussian" else {}
+
+    def loss(self, batch: Batch, prepared: Any) -> Tensor:
+        error = self.squared_error(batch, prepared)
+        return error if self.error == "squared" else losses.gaussian_likelihood(error, batch.model.learned["log_sigma"])
+
+
+@dataclass(frozen=True)
+class Point(_Reconstruction):
+    """Reconstruct every point from itself."""
+
+    name = "point"
+    formula = r"\tfrac1D\|x-f(g(x))\|^2"
+    reference = "Lee, Kwon and Park 2021, section 1"
+    cost = "one pass of encoder and decoder"
+
+    def squared_error(self, batch: Batch, prepared: None) -> Tensor:
+        return losses.point_reconstruction(batch.x, batch.decode(batch.code))
+
+
+@dataclass(frozen=True)
+class Denoising(_Reconstruction):
+    """Reconstruct every point from a copy with Gaussian noise of standard deviation ``corruption``.
+
+    From Vincent et al., *Extracting and Composing Robust Features with Denoising Autoencoders*, ICML 2008. Corrupted
+    inputs are not clipped; noise is drawn afresh at every step. Penalties see the codes of the uncorrupted points.
+    """
+
+    name = "denoising"
+    formula = r"\tfrac1D\|x-f(g(x+\sigma\varepsilon))\|^2"
+    reference = "Vincent et al. 2008; noise as in Lee, Kwon and Park 2021, supplement 1.2"
+    cost = "as the point loss; penalties on codes add a pass of the encoder"
+
+    corruption: float = number(0.1)
+
+    def squared_error(self, batch: Batch, prepared: None) -> Tensor:
+        corrupted = batch.x + self.corruption * batch.normal(batch.x) if self.corruption else batch.x
+        noisy = Batch(batch.model, corrupted, None, batch.generator)
+        return losses.point_reconstruction(batch.x, batch.decode(noisy.code))
+
+
+@dataclass(frozen=True)
+class Neighborhood(_Reconstruction):
+    """Reconstruct sampled neighbours from an expansion (NRAE), see :func:`nrae_lib.core.losses.neighborhood_reconstruction`.
+
+    Arguments:
+        order: of the expansion: 0, 1 (NRAE-L) or 2 (NRAE-Q).
+        space: "latent" expands the decoder at the centre's code; "data" expands decoder and encoder together at the
+            centre itself (E-NRAE, section 4.3), without encoding the neighbours.
+        neighbor_weight: λ of the kernel (equation 4), >= 0.
+        n_neighbors: k of the graph; 0 leaves the point loss.
+        neighbors_per_point: n, neighbours sampled per point and step (the paper: 1).
+        replace: draw them with replacement.
+        include_center: whether the centre itself is reconstructed too.
+        weighting: "sample" or "equation".
+    """
+
+    name = "neighborhood"
+    formula = r"\tfrac{1}{|N(x)|}\sum_{x'\in N(x)}K(x',x)\,\tfrac1D\|x'-\tilde F(x';x)\|^2"
+    prepares = "k-nearest-neighbour graph"
+    cost = "one more coefficient per order through what is expanded; in latent space also the codes of the neighbours"
+    fixed = ("order", "space")
+
+    order: int = choice(1, (0, 1, 2))
+    space: str = choice("latent", ("latent", "data"))
+    neighbor_weight: float = number(1.0)
+    n_neighbors: int = number(5)
+    neighbors_per_point: int = 1
+    replace: bool = False
+    include_center: bool = True
+    weighting: str = choice("sample", losses.WEIGHTINGS)
+
+    def __post_init__(self):
+        super().__post_init__()
+        too_many = not self.replace and self.neighbors_per_point > self.n_neighbors > 0
+        if self.neighbors_per_point < 1 or too_many:
+            raise ValueError(f"neighbors_per_point must be at least 1 and, without replacement, at most n_neighbors "
+                             f"(k = {self.n_neighbors}), not {self.neighbors_per_point}")  # fmt: skip
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """LaTeX of the kernel and of the expansion of this order."""
+        network, at, step = ("F", "x", "(x'-x)") if self.space == "data" else ("f", "z", "(z'-z)")
+        terms = f"{network}({at})", f"J_{network}({at}){step}", rf"\tfrac12{step}^\top H_{network}({at}){step}"
+        names = r"F=f\circ g" if self.space == "data" else "z=g(x)" + ",\\; z'=g(x')" * (self.order > 0)
+        return r"K(x,x)=1,\; K(x',x)=\lambda", r"\tilde F(x';x)=" + "+".join(terms[: self.order + 1]), names
+
+    @property
+    def reference(self) -> str:
+        return f"Lee, Kwon and Park 2021, {'equations 2 to 4' if self.space == 'latent' else 'section 4.3'}"
+
+    def prepare(self, preparation: Preparation) -> Tensor | None:
+        return preparation.graph(self.n_neighbors) if self.n_neighbors else None
+
+    def squared_error(self, batch: Batch, graph: Tensor | None) -> Tensor:
+        if not self.n_neighbors:
+            return losses.point_reconstruction(batch.x, batch.decode(batch.code))
+        near = batch.near(graph, self.neighbors_per_point, self.replace)
+        points = batch.x, batch.rows(near)
+        if self.space == "data":
+            expanded, places = batch.autoencoder(), points
+        else:
+            z_near = batch.code_near(near)  # first: it finds the centres' codes on the way
+            expanded, places = per_sample(batch.model.decoder), (batch.code, z_near)
+        options = self.order, self.neighbor_weight, self.include_center, self.weighting, self.n_neighbors
+        with expanded as network:
+            return losses.neighborhood_reconstruction(network, *places, *points, *options)
+
+
+@dataclass(frozen=True)
+class Relational(_Reconstruction):
+    """Reconstruct the neighbours from the centre's code, weighted by their similarity: the generalized autoencoder.
+
+    INFERRED from summaries of GAE (Wang, Huang, Wang and Wang, *Generalized Autoencoder*, CVPR-W 2014), whose text was not
+    at hand; Laplacian-eigenmap variant: Σ_j s_ij ‖x_j - f(g(x_i))‖² over the neighbours j of i, s_ij = exp(-‖x_i - x_j‖²/t).
+    How t is set, ``temperature`` times the mean squared distance of neighbours, and that neighbours and weights are taken
+    anew from the codes every ``refresh_epochs`` epochs are our choices.
+
+    Arguments:
+        n_neighbors: k.
+        temperature: t in units of the mean squared distance between neighbours, > 0.
+        refresh_epochs: 0 keeps the weights of the data space.
+    """
+
+    name = "relational"
+    formula = r"\sum_{x'\in N(x)\setminus x}s(x,x')\,\tfrac1D\|x'-f(g(x))\|^2"
+    reference = "Wang et al. 2014"
+    prepares = "k-nearest-neighbour graph, heat-kernel weights"
+    cost = "as the point loss, with k targets for every point"
+
+    n_neighbors: int = number(5, 1)
+    temperature: float = number(1.0, strict=True)
+    refresh_epochs: int = number(50)
+
+    def prepare(self, preparation: Preparation) -> tuple[Tensor, Tensor]:
+        return self._weights(preparation.data, preparation.graph(self.n_neighbors))
+
+    def _weights(self, points: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = neighbor_blocks(points, graph)
+        distance = torch.cat([(near - x).square().flatten(2).sum(2).T for x, near in blocks])
+        mean = distance.mean().clamp_min(torch.finfo(distance.dtype).tiny)  # all points equal: every weight is one
+        return graph, losses.heat_weights(distance, self.temperature * mean)
+
+    @torch.no_grad()
+    def refresh(self, model: nn.Module, preparation: Preparation) -> tuple[Tensor, Tensor]:
+        model.eval()
+        codes = torch.cat([model.encoder(as_floats(part)) for part in preparation.data.split(4096)])
+        model.train()
+        return self._weights(codes, knn_graph(codes, self.n_neighbors))
+
+    def squared_error(self, batch: Batch, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        graph, weights = prepared
+        near = batch.rows(graph[batch.index].T)
+        return losses.relational_reconstruction(near, batch.decode(batch.code), weights[batch.index].T)
+
+
+RECONSTRUCTIONS: dict[str, _Reconstruction] = {
+    "point": Point(),
+    "denoising": Denoising(),
+    "gaussian_likelihood": Point("gaussian"),
+    **{f"neighborhood_{order}": Neighborhood(order=order) for order in (0, 1, 2)},
+    **{f"extended_{order}": Neighborhood(order=order, space="data") for order in (1, 2)},
+    "relational": Relational(),
+}
