@@ -169,20 +169,18 @@ def test_the_peak_memory_is_that_of_the_process():
 # --------------------------------------------------------------------------------------------- the page of methods
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("ae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\end{aligned}"),
-    ("cae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\\ &+\lambda_{\text{contraction}}\,\|J_g(x)\|_F^2\end{aligned}"),
-    ("vae", r"\begin{aligned}\mathcal L={}&\tfrac12\log 2\pi+\log s+\tfrac{1}{2s^2}\,\tfrac1D\|x-f(g(x))\|^2"
-            r"\\ &+\tfrac{\lambda_{\text{kl}}}{D}\,\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
-            r"\\ &\text{where }g(x)=\mu(x)+\sigma(x)\odot\varepsilon,\; \varepsilon\sim\mathcal N(0,I)\end{aligned}"),
-])  # fmt: skip
-def test_the_formula_is_the_reconstruction_plus_every_penalty(name, expected):
-    assert pages.loss_formula(methods.get(name).objective) == expected
-
-
 def test_the_formula_follows_order_space_and_composition():
-    linear, quadratic, extended = (pages.loss_formula(methods.get(f"{name}+mmd").objective)
-                                   for name in ("nrae_l", "nrae_q", "enrae_q"))  # fmt: skip
+    assert pages.loss_formula(methods.get("vae").objective) == (
+        r"\begin{aligned}\mathcal L={}&\tfrac12\log 2\pi+\log s+\tfrac{1}{2s^2}\,\tfrac1D\|x-f(g(x))\|^2"
+        r"\\ &+\tfrac{\lambda_{\text{kl}}}{D}\,\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
+        r"\\ &\text{where }g(x)=\mu(x)+\sigma(x)\odot\varepsilon,\; \varepsilon\sim\mathcal N(0,I)\end{aligned}"
+    )
+    plain, linear, quadratic, extended = (
+        pages.loss_formula(methods.get(f"{name}+mmd").objective) for name in ("ae", "nrae_l", "nrae_q", "enrae_q")
+    )
+    assert plain.startswith(
+        r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\\ &+\lambda_{\text{mmd}}\,\mathrm{MMD}"
+    )
     assert "H_f" not in linear and "J_f(z)(z'-z)" in linear
     assert r"\tfrac12(z'-z)^\top H_f(z)(z'-z)" in quadratic
     assert "H_F(x)" in extended and "H_f" not in extended
