@@ -8,7 +8,6 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pandas
 import pytest
 
@@ -18,63 +17,36 @@ from nrae_lib.own_data import embeddings
 from nrae_lib.pages import timing
 
 AVAILABLE = ("ae", "dae", "nrae_l", "nrae_q")
-CHOICES = {
-    "method": lambda value: pages.choose_methods(value, AVAILABLE),
-    "preset": ("smoke", "quick", "paper"),
-    "seeds": int,
-    "rate": float,
-    "show_all": bool,
-}
-GOOD = {"method": "all", "preset": "quick", "seeds": 3, "rate": 1, "show_all": False}
 
 
 def plain(html):
     return re.sub(r"\s+", " ", re.sub(r"(?s)<style>.*?</style>|<[^>]*>", "", html))
 
 
-def test_good_parameters_pass_beside_everything_a_notebook_holds():
-    """Also when all its cells have run before and left their names behind."""
-    inputs = ["", "method = 'all'", "# Parameters\npreset = 'smoke'\n", "SETTINGS = {}"]
-    pages.check_parameters({"In": inputs, "Out": {}, "_i1": "", "np": np, "SETTINGS": {}} | GOOD, **CHOICES)
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"metod": "ae"}, "unknown parameter 'metod': did you mean 'method'? The parameters are: method, preset, seeds"),
-    ({"zzz": 1}, "unknown parameter 'zzz'. The parameters are: method"),
-    ({"preset": "fast"}, "parameter 'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'paper'"),
-    ({"seeds": True}, "parameter 'seeds' must be int, got True (bool)"),
-    ({"seeds": "3"}, "parameter 'seeds' must be int, got '3' (str)"),
-    ({"seeds": 3.0}, "parameter 'seeds' must be int, got 3.0 (float)"),
-    ({"rate": False}, "parameter 'rate' must be float, got False (bool)"),
-    ({"show_all": 1}, "parameter 'show_all' must be bool, got 1 (int)"),
-    ({"method": "nrae"}, "parameter 'method': unknown method 'nrae', did you mean"),
+@pytest.mark.parametrize(("value", "choice", "message"), [
+    (True, int, "parameter 'k' must be int, got True (bool)"),
+    ("3", int, "parameter 'k' must be int, got '3' (str)"),
+    (False, float, "parameter 'k' must be float, got False (bool)"),
+    (1, bool, "parameter 'k' must be bool, got 1 (int)"),
+    (True, (1, 2), "parameter 'k' is True; it must be one of: 1, 2"),
+    (3, lambda k: None if k % 2 == 0 else "must be even", "parameter 'k': must be even"),
 ])  # fmt: skip
-def test_wrong_parameters_stop_the_page_with_the_valid_choices(change, message):
-    injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in change.items())
+def test_wrong_parameters_are_named_with_the_valid_choices(value, choice, message):
+    pages.check_parameters({"rate": 1}, rate=float)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        pages.check_parameters(GOOD | change | {"In": ["", "method = 'all'", injected]}, **CHOICES)
-
-
-def test_a_missing_parameter_and_a_failed_check_are_named():
+        pages.check_parameters({"k": value}, k=choice)
     with pytest.raises(ValueError, match="parameter 'seeds' is missing"):
-        pages.check_parameters({}, seeds=int)
-    with pytest.raises(ValueError, match="parameter 'k': must be even"):
-        pages.check_parameters({"k": 3}, k=lambda k: None if k % 2 == 0 else "must be even")
-    with pytest.raises(ValueError, match="it must be one of: 1, 2"):
-        pages.check_parameters({"k": True}, k=(1, 2))
+        pages.check_parameters({"k": value}, seeds=int)
+    with pytest.raises(ValueError, match=r"unknown parameter 'zzz'\. The parameters are: k"):
+        pages.check_parameters({"k": value, "In": ["k = 1", "# Parameters\nzzz = 1\n"]}, k=choice)
 
 
-@pytest.mark.parametrize(("value", "expected"), [
-    ("all", list(AVAILABLE)), ("nrae_q", ["nrae_q"]), ("nrae_q, ae", ["ae", "nrae_q"]), ("all, ae", list(AVAILABLE)), ("ae,ae", ["ae"]),
-])  # fmt: skip
-def test_choose_methods(value, expected):
-    assert pages.choose_methods(value, AVAILABLE) == expected
-
-
-@pytest.mark.parametrize("value", ["", " , ", "ae,zae", 3, None, ["ae"]])
-def test_choose_methods_names_the_valid_ones(value):
-    with pytest.raises(ValueError, match="the methods are: ae, dae, nrae_l, nrae_q, or 'all'"):
-        pages.choose_methods(value, AVAILABLE)
+def test_methods_are_chosen_in_the_order_of_the_page_and_the_valid_ones_are_named():
+    chosen = [pages.choose_methods(value, AVAILABLE) for value in ("nrae_q, ae,ae", "all, ae")]
+    assert chosen == [["ae", "nrae_q"], list(AVAILABLE)]
+    for wrong in ("", " , ", "ae,zae", None):
+        with pytest.raises(ValueError, match="the methods are: ae, dae, nrae_l, nrae_q, or 'all'"):
+            pages.choose_methods(wrong, AVAILABLE)
 
 
 def cell_classes(html):
@@ -196,29 +168,19 @@ def test_the_peak_memory_is_that_of_the_process():
 
 # --------------------------------------------------------------------------------------------- the page of methods
 
-TIMES = [{
-    "device": "CPU <x>",
-    "networks": {
-        "small": {"steps": {"ae": {"ratio": 1.0}, "dae": {"ratio": 1.5}, "nrae_q": {"ratio": 3.25}}},
-        "large": {"steps": {"ae": {"ratio": 1.0}}},
-    },
-}]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "expected"), [
-    ("ae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\end{aligned}"),
-    ("cae", r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\\ &+\lambda_{\text{contraction}}\,\|J_g(x)\|_F^2\end{aligned}"),
-    ("vae", r"\begin{aligned}\mathcal L={}&\tfrac12\log 2\pi+\log s+\tfrac{1}{2s^2}\,\tfrac1D\|x-f(g(x))\|^2"
-            r"\\ &+\tfrac{\lambda_{\text{kl}}}{D}\,\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
-            r"\\ &\text{where }g(x)=\mu(x)+\sigma(x)\odot\varepsilon,\; \varepsilon\sim\mathcal N(0,I)\end{aligned}"),
-])  # fmt: skip
-def test_the_formula_is_the_reconstruction_plus_every_penalty(name, expected):
-    assert pages.loss_formula(methods.get(name).objective) == expected
-
 
 def test_the_formula_follows_order_space_and_composition():
-    linear, quadratic, extended = (pages.loss_formula(methods.get(f"{name}+mmd").objective)
-                                   for name in ("nrae_l", "nrae_q", "enrae_q"))  # fmt: skip
+    assert pages.loss_formula(methods.get("vae").objective) == (
+        r"\begin{aligned}\mathcal L={}&\tfrac12\log 2\pi+\log s+\tfrac{1}{2s^2}\,\tfrac1D\|x-f(g(x))\|^2"
+        r"\\ &+\tfrac{\lambda_{\text{kl}}}{D}\,\mathrm{KL}\big(\mathcal N(\mu,\sigma^2)\,\|\,\mathcal N(0,I)\big)"
+        r"\\ &\text{where }g(x)=\mu(x)+\sigma(x)\odot\varepsilon,\; \varepsilon\sim\mathcal N(0,I)\end{aligned}"
+    )
+    plain, linear, quadratic, extended = (
+        pages.loss_formula(methods.get(f"{name}+mmd").objective) for name in ("ae", "nrae_l", "nrae_q", "enrae_q")
+    )
+    assert plain.startswith(
+        r"\begin{aligned}\mathcal L={}&\tfrac1D\|x-f(g(x))\|^2\\ &+\lambda_{\text{mmd}}\,\mathrm{MMD}"
+    )
     assert "H_f" not in linear and "J_f(z)(z'-z)" in linear
     assert r"\tfrac12(z'-z)^\top H_f(z)(z'-z)" in quadratic
     assert "H_F(x)" in extended and "H_f" not in extended
@@ -227,8 +189,12 @@ def test_the_formula_follows_order_space_and_composition():
     assert isometric.count(r"\tfrac{\lambda_{\text{isometry}}}{D}") == 2  # the paper's one coefficient
 
 
-def test_a_card_says_everything_the_catalogue_does(shown):
-    html = shown(pages.method_cards, [methods.get("grae"), methods.get("iae"), methods.get("dae")], TIMES)
+def test_a_card_says_everything_the_catalogue_does_and_step_times_stand_in_rows(shown):
+    networks = {"small": {"steps": {"dae": {"ratio": 1.5}}}, "large": {"steps": {"ae": {"ratio": 1.0}}}}
+    times = [{"device": "CPU <x>", "networks": networks}]
+    rows = pages.step_time_rows({"DAE": "dae", "WAE": "wae"}, times)
+    assert rows["DAE"] == {"small, CPU <x>": "1.50", "large, CPU <x>": "–"} and set(rows["WAE"].values()) == {"–"}
+    html = shown(pages.method_cards, [methods.get("grae"), methods.get("iae"), methods.get("dae")], times)
     text = plain(html)
     assert 'id="method-grae"' in html and html.count(r"\[\begin{aligned}") == 3
     assert "PHATE embedding of the training points" in text and "phate_knn = 5" in text
@@ -268,12 +234,6 @@ def test_documentation_is_read_from_docstrings():
     assert arguments["space"].endswith("without encoding the neighbours.")
     assert {"latent", "weights"} <= pages.documented(methods.Objective).keys()
     assert pages.documented(embeddings.embedding)["umap"].endswith("`n_components`` + 2 samples.")
-
-
-def test_step_times_stand_in_rows():
-    rows = pages.step_time_rows({"NRAE-Q": "nrae_q", "WAE": "wae"}, TIMES)
-    assert rows["NRAE-Q"] == {"small, CPU <x>": "3.25", "large, CPU <x>": "–"}
-    assert set(rows["WAE"].values()) == {"–"}
 
 
 def test_committed_step_times_cover_the_catalogue():

@@ -28,13 +28,11 @@ def parabola():
     return Autoencoder(first, Parabola()), Dataset(points, points, position, position)
 
 
-def test_neighbourhood_of_a_parabola_has_the_losses_that_calculus_gives():
+def test_neighbourhood_of_a_parabola_has_the_losses_and_the_reach_that_calculus_gives():
     model, data = parabola()
     metrics, arrays = views.neighborhood(model, data)
     position, train, graph = data.train_position.numpy(), data.train.numpy(), arrays["graph"]
-    # By hand: sort the distances in the plane, and square what each expansion misses.
-    near = np.linalg.norm(train[:, None] - train[None], axis=2).argsort(axis=1, kind="stable")[:, 1:5]
-    assert {frozenset(row) for row in graph.tolist()} == {frozenset(row) for row in near.tolist()}
+    assert {*graph[0]} == {1, 2, 3, 4} and {*graph[10]} == {8, 9, 11, 12}
     step = position[graph] - position[:, None]
     missed = {
         0: (step**2 + (position[graph] ** 2 - position[:, None] ** 2) ** 2) / 2,
@@ -50,19 +48,14 @@ def test_neighbourhood_of_a_parabola_has_the_losses_that_calculus_gives():
     assert np.abs(np.diff(arrays["local_1"], n=2, axis=1)).max() < 1e-12
     assert arrays["point"] == pytest.approx(train)
 
+    def arc(z):
+        """Length of the parabola from 0 to z."""
+        return (2 * z * np.sqrt(1 + 4 * z**2) + np.arcsinh(2 * z)) / 4
 
-def test_reach_is_the_length_of_curve_near_the_expansion():
-    model, data = parabola()
-    metrics, arrays = views.neighborhood(model, data)
-    train = data.train.numpy()
     tolerance = 0.1 * np.sqrt(((train - train.mean(0)) ** 2).sum(1).mean())
-    fine = np.linspace(-1, 1, 200_001)
-    for place in (0, 10, 17):
-        inside = np.abs(fine - train[place, 0]) <= np.sqrt(tolerance)
-        arc = np.sum(np.sqrt(1 + 4 * fine[inside] ** 2)) * (fine[1] - fine[0])
-        assert arrays["reach_1"][place] == pytest.approx(arc, abs=0.06)  # a step of the grid at either end
-    whole = np.sum(np.sqrt(1 + 4 * fine**2)) * (fine[1] - fine[0])
-    assert arrays["reach_2"] == pytest.approx(np.full(21, whole), abs=1e-3)
+    low, high = arc(np.clip(position + np.sqrt(tolerance) * np.array([[-1], [1]]), -1, 1))
+    assert arrays["reach_1"] == pytest.approx(high - low, abs=0.06)  # a step of the grid at either end
+    assert arrays["reach_2"] == pytest.approx(np.full(21, 2 * arc(1)), abs=1e-3)
     assert metrics["reach_1"] == pytest.approx(arrays["reach_1"].mean())
 
 
@@ -76,20 +69,14 @@ def test_what_has_no_line_of_codes_is_refused():
 def test_dotted_lines_join_neighbours_and_their_reconstructions():
     model, data = parabola()
     _, arrays = views.neighborhood(model, data)
-    one = {name: arrays[name] for name in ("curve", "graph")} | dict(
-        train=data.train.numpy(), chosen=(2, 10), note="a note"
-    )
+    one = arrays | {"train": data.train.numpy(), "chosen": (2, 10), "note": "a note"}
     one |= {name: arrays[f"{name}_1"] for name in ("near", "local")}
     figure = plots.neighborhood_reconstructions({"ae": one, "right": one})
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("AE", "right")
     lines = [line for line in first.lines if line.get_linestyle() == "--"]  # the name of dotted ones, too
-    dotted = [np.stack(line.get_data(), 1) for line in lines if len(line.get_xdata())]
-    expected = [
-        np.stack([one["train"][neighbour], one["near"][centre, number]])
-        for centre in one["chosen"]
-        for number, neighbour in enumerate(one["graph"][centre])
-    ]
+    dotted = [line.get_xydata() for line in lines if len(line.get_xdata())]
+    expected = [pair for c in (2, 10) for pair in zip(one["train"][one["graph"][c]], one["near"][c], strict=True)]
     assert len(dotted) == len(expected) and np.allclose(dotted, expected)
     assert figure.narrow is None and first.get_xlabel() == "a note"
     with pytest.raises(ValueError, match="arrays must have the same shape"):

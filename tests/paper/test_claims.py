@@ -19,13 +19,8 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CLAIM = next(claim for claim in paper.CLAIMS if claim.identifier == "fig8-right")
 
 
-def test_table_1_is_the_papers():
-    values = {value.method: (value.value, value.error) for value in paper.values("nrae", "table1", "sine")}
-    assert len(values) == 9
-    assert values["ae"] == (1.9, 0.23) and values["nrae_l"] == (0.29, 0.06) and values["nrae_q"] == (0.30, 0.07)
-
-
 @pytest.mark.parametrize(("table", "names", "sizes", "count"), [
+    ("table1", ("sine",), ("",), 9),
     ("table2", ("mnist", "cifar10"), ("",), 36),
     ("table3", IMAGE_SETS, "SL", 142),
     ("table4", ("mnist", "cifar10"), "S", 34),
@@ -33,14 +28,14 @@ def test_table_1_is_the_papers():
     ("supp_table2", IMAGE_SETS, "SL", 188),
     ("supp_table3", IMAGE_SETS, "S", 63),
 ])  # fmt: skip
-def test_every_cell_of_the_tables_on_images_is_there(table, names, sizes, count):
-    """Each method, metric and set once; errors beside the table of errors only, and all of a size that can be."""
+def test_every_cell_of_the_tables_is_there(table, names, sizes, count):
+    """Each method, metric and set once; errors beside the tables of errors only, and all of a size that can be."""
     found = [(key, value) for key in product(names, sizes) for value in paper.values("nrae", table, *key)]
     assert len(found) == len({(key, value.method, value.metric) for key, value in found}) == count
     for (name, _), value in found:
-        assert (value.error is not None) == (table == "supp_table3")
+        assert (value.error is not None) == (table in ("table1", "supp_table3"))
         assert (name, value.method) != ("celeba", "cae")
-        if value.metric == "test_mse":
+        if value.metric == "test_mse" and name != "sine":
             assert 0.001 < value.value < 0.04 and (value.error or 0) < 0.1 * value.value
 
 
@@ -51,33 +46,21 @@ def test_every_printed_row_reads(name, count):
     assert sum(len(paper.values(name, *key)) for key in {tuple(row[:3]) for row in rows}) == len(rows) == count
 
 
-def test_unknown_tables_are_refused_with_the_valid_ones():
-    with pytest.raises(ValueError, match="unknown paper 'vae': choose one of nrae, iae, eae"):
-        paper.values("vae", "table1", "sine")
-    with pytest.raises(ValueError, match=r"choose among .*table1/sine"):
-        paper.values("nrae", "table9", "sine")
-
-
-def test_claims_are_about_pages_and_methods_that_can_exist():
+def test_claims_are_about_methods_that_can_exist_and_their_pages_reach_the_scoreboard():
+    """A page stores its verdicts at full scale, or the scoreboard judges them itself."""
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in NOTEBOOKS.glob("*.ipynb")}
     identifiers = [claim.identifier for claim in paper.CLAIMS]
     assert len(set(identifiers)) == len(identifiers)
     for claim in paper.CLAIMS:
         valid = ("wrong order", "overfitting", "right") if claim.page == "fig3_loss_cases" else methods.CATALOGUE
-        assert (NOTEBOOKS / f"{claim.page}.ipynb").exists() and set(claim.rule.needs) <= set(valid)
+        assert set(claim.rule.needs) <= set(valid)
+        if "close_study(" not in sources[claim.page] and "stored_verdicts(" not in sources[claim.page]:
+            assert "timing." in sources[claim.page] and "timing.verdicts(" in sources["scoreboard"], claim.page
         assert claim.paper == "NRAE" and claim.fewest >= 3
         if claim.page == "supp_table2_fid_elbo":
             assert ("cae" in claim.rule.needs) == (not any("CELEBA" in name for name in claim.conditions))
     elbo = {c for one in paper.CLAIMS if one.identifier.startswith("supp-table2-elbo") for c in one.conditions}
     assert elbo == {f"{images.title} {size}" for images in IMAGE_SETS.values() for size in "SL"}
-
-
-def test_every_claim_reaches_the_scoreboard():
-    """Its page stores its verdicts at full scale, or the scoreboard judges them itself."""
-    scoreboard = (NOTEBOOKS / "scoreboard.ipynb").read_text(encoding="utf-8")
-    for page in {claim.page for claim in paper.CLAIMS}:
-        source = (NOTEBOOKS / f"{page}.ipynb").read_text(encoding="utf-8")
-        stores = "close_study(" in source or "stored_verdicts(" in source
-        assert stores or ("timing.verdicts(" in scoreboard and "timing." in source), page
 
 
 LEVEL = dict.fromkeys(BASELINES, 1.0)
@@ -123,25 +106,16 @@ def test_few_seeds_are_inconclusive_and_missing_methods_and_runs_not_run():
     assert verdict("fig7-l-fails", whole[(whole.method == "nrae_q") | (whole.seed < 7)]) == "not run"
 
 
-def test_every_rule_survives_a_single_seed():
-    """Few seeds must end in a verdict, not in an error, and never in a test on one number."""
-    one = runs(BOTH, "text", seeds=1)
-    one = one.assign(order_breaks=1.0, train_order_breaks=0.0, total_turning=1.0)
-    for page in ("fig4_sine", "table1_sine", "fig7_swissroll"):
-        assert {v.status for v in paper.judge(page, one, "quick", ("text",))} == {"inconclusive"}
-
-
-def test_what_was_not_measured_is_not_run():
-    found = runs(BOTH, **CIFAR10)
-    assert verdict(HIGHER, found.assign(fid=np.nan)) == verdict(HIGHER, found.drop(columns="fid")) == "not run"
-
-
-def test_a_seed_counted_twice_and_a_page_without_claims_are_refused():
+def test_a_seed_counted_twice_and_what_does_not_exist_are_refused_with_the_valid_ones():
     once = breaks(nrae_q=[0] * 3)
     with pytest.raises(ValueError, match="two results of nrae_q, condition text, seed 0"):
         paper.judge("fig7_swissroll", pandas.concat([once, once]), "paper", ("text",))
     with pytest.raises(ValueError, match=r"no claim is about 'fig7_swisroll': the pages are .*fig7_swissroll"):
         paper.judge("fig7_swisroll", once, "paper", ("text",))
+    with pytest.raises(ValueError, match="unknown paper 'vae': choose one of nrae, iae, eae"):
+        paper.values("vae", "table1", "sine")
+    with pytest.raises(ValueError, match=r"choose among .*table1/sine"):
+        paper.values("nrae", "table9", "sine")
 
 
 def printed_rivals(name, size):
@@ -152,8 +126,6 @@ def test_table_3_claims_what_the_table_prints_and_no_more():
     assert printed_rivals("mnist", "s") == {(*BASELINES, "nrae_l", "nrae_q")}
     # The two places where a baseline is not above NRAE-L: CAE in both, and GRAE's tie on FMNIST.
     assert printed_rivals("fmnist", "l") == {("ae", "vae", "wae", "dae", "spae", "nrae_l"), (*BASELINES, "nrae_q")}
-    without_cae = ("ae", "vae", "wae", "dae", "grae", "spae", "nrae_l")
-    assert printed_rivals("omniglot", "l") == {without_cae, (*BASELINES, "nrae_q")}
     assert "cae" not in next(iter(printed_rivals("celeba", "s")))
     conditions = {claim.conditions[0] for claim in tables.CLAIMS if claim.identifier.startswith("table3-")}
     assert len(conditions) == 17 and tables.ACROSS in conditions
@@ -231,22 +203,18 @@ def stored(status="reproduced", condition="rotated 3"):
     return Verdict(CLAIM, condition, "paper", status, "p = 0.01.")
 
 
-def test_verdicts_come_back_and_differences_are_seen(tmp_path):
+def test_verdicts_come_back_differences_are_seen_and_a_damaged_file_is_named(tmp_path):
     paper.save(CLAIM.page, [stored(), stored("inconclusive", "shifted 7")], tmp_path)
     assert paper.load(paper.CLAIMS, tmp_path) == [stored(), stored("inconclusive", "shifted 7")]
     assert paper.agree([stored("inconclusive", "shifted 7"), stored()], tmp_path)
     assert not paper.agree([stored("not reproduced"), stored("inconclusive", "shifted 7")], tmp_path)
     assert paper.agree([stored()], tmp_path) and not paper.agree([stored(condition="another")], tmp_path)
     assert paper.load(paper.CLAIMS, tmp_path / "nothing") == []
-
-
-def test_a_damaged_file_is_named_and_verdicts_on_dropped_claims_are_left_out(tmp_path):
-    paper.save(CLAIM.page, [stored()], tmp_path)
     path = tmp_path / f"{CLAIM.page}.json"
-    entries = json.loads(path.read_text())
-    path.write_text(json.dumps([*entries, {**entries[0], "claim": "no longer a claim"}]))
-    assert paper.load([CLAIM], tmp_path) == [stored()]
-    for damaged in (path.read_text()[:30], "7", '[{"claim": "fig8-right", "recipe": "rotated 3"}]', "[1]"):
+    first, _ = json.loads(path.read_text())
+    path.write_text(json.dumps([first, first | {"claim": "no longer a claim"}]))
+    assert paper.load([CLAIM], tmp_path) == [stored()], "verdicts on dropped claims are left out"
+    for damaged in (path.read_text()[:30], "7", '[{"claim": "fig8-right", "recipe": "rotated 3"}]', "[{}]"):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=f"{CLAIM.page}.json cannot be read"):
             paper.load([CLAIM], tmp_path)

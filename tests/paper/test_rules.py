@@ -1,12 +1,12 @@
 """Every rule decides rightly on data made to know the answer, keeps its error rates, and is never helped by what is missing."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas
 import pytest
-from scipy.stats import t
 
 from nrae_lib.paper import STATUSES, images, rules, tables, trimmed, values
 from nrae_lib.paper.verdicts import BASELINES, NRAE
@@ -63,7 +63,6 @@ OUTLIERS = [0.0188, 0.0190, 0.0192, 0.0191, 0.0189, 0.0190, 0.0187, 0.0193, 9.0,
         (EQUAL, frame(nrae_l=ONE, nrae_q=ONE + spread(0.1, 0.5, seed=3)), "inconclusive", ""),
         (RIGHT, breaks(nrae_q=[0] * 9 + [2]), "reproduced", "9 of 10"),
         (RIGHT, breaks(nrae_q=[0] * 7 + [1] * 3), "inconclusive", ""),
-        (RIGHT, breaks(nrae_q=[0] * 5 + [1] * 5), "inconclusive", ""),
         (RIGHT, breaks(nrae_q=[0] * 1 + [1] * 9), "not reproduced", ""),
         (WRONG, breaks(ae=[1] * 10, dae=[3] * 9 + [0]), "reproduced", ""),
         (WRONG, breaks(ae=[1] * 10, dae=[0] * 10), "not reproduced", ""),
@@ -76,29 +75,14 @@ OUTLIERS = [0.0188, 0.0190, 0.0192, 0.0191, 0.0189, 0.0190, 0.0187, 0.0193, 9.0,
         # Every side needs significance.
         (WITHIN(0.75, 1.25), ratios(1.0), "reproduced", ""),
         (WITHIN(0.75, 1.25), ratios(1.0, deviation=1.0), "inconclusive", ""),
-        (WITHIN(0.75, 1.25), ratios(1.0, deviation=0), "reproduced", ""),
         (WITHIN(0.75, 1.25), ratios(2.0), "not reproduced", ""),
         (WITHIN(low=0.75), ratios(0.5), "not reproduced", ""),
         (WITHIN(high=1.25), ratios(0.5), "reproduced", ""),
-        (WITHIN(low=1.25), ratios(1.0, deviation=0), "not reproduced", ""),
     ],
 )  # fmt: skip
 def test_what_each_rule_decides(rule, rows, status, words):
     found, sentence = rule(rows)
     assert found == status and re.search(words, sentence)
-
-
-def test_printed_value_keeps_its_level():
-    """Under a true mean at the margin "reproduced" comes in at most about 5 % of repetitions, although both sides
-    are trimmed."""
-    generator, wrong = np.random.default_rng(0), 0
-    # What the paper's untrimmed deviation must have been for its trimmed one to be as printed.
-    deviation, true = PRINTED["ae"].error / 0.70, PRINTED["ae"].value
-    for _ in range(400):
-        theirs, ours = (trimmed(generator.normal(mean, deviation, 10)) for mean in (true / 1.25, true))
-        error = rules._TRIMMED_ERROR * (theirs.var(ddof=1) + ours.var(ddof=1)) ** 0.5
-        wrong += t.sf((0.25 * theirs.mean() - abs(ours.mean() - theirs.mean())) / error, 14) < 0.05
-    assert wrong / 400 < 0.09
 
 
 def test_trimmed_drops_highest_and_lowest_of_ten_only():
@@ -124,7 +108,8 @@ def test_trimmed_drops_highest_and_lowest_of_ten_only():
          {(1.05, 1.08): "reproduced", (1.05, 1.1): "inconclusive", (1.05, 1.2): "not reproduced"}),
         (rules.printed_value(PRINTED["ae"], "test_mse", 100), {(0, 0.019): "reproduced", (0, 0.9): "not reproduced"}),
         (rules.relative_error_below("test_mse", BOTH, 0.1), {(1.0, 2.0): "reproduced"}),
-        (rules.sign("test_mse", "nrae_l", "ae", within="set"), {(1.0, 1.0): "inconclusive", (1.0, 2.0): "reproduced"}),
+        (rules.sign("test_mse", "nrae_l", "ae", within="set"),
+         {(1.0, 2.0): "reproduced", (1.0, 1.0): "inconclusive", (2.0, 1.0): "not reproduced"}),
     ],
 )  # fmt: skip
 def test_without_any_spread_the_numbers_decide_and_a_tie_decides_nothing(rule, statuses):
@@ -156,7 +141,7 @@ def wide(*means, **options):
 STEADY, MOST = rules.steady("test_mse", NRAE), rules.below_most("test_mse", NRAE, BASELINES)
 
 
-def test_steady_means_within_a_quarter_of_the_first_setting_for_every_method():
+def test_steady_means_within_a_quarter_of_the_first_setting_for_every_method_after_bonferronis_correction():
     flat, moved = ({"nrae_l": (1.0, 1.05), "nrae_q": (2.0, last)} for last in (1.9, 3.0))
     status, sentence = STEADY(wide(flat, deviation=0.01, seeds=3))
     assert status == "reproduced" and "nrae_l changes by +" in sentence
@@ -167,29 +152,17 @@ def test_steady_means_within_a_quarter_of_the_first_setting_for_every_method():
     without_first = wide(flat, deviation=0.01)
     without_first.insert(3, "test_mse @ 5", np.nan)
     assert STEADY(without_first)[0] == "inconclusive"
-
-
-@pytest.mark.parametrize(("t_value", "status"), [(5, "inconclusive"), (17, "not reproduced")])
-def test_one_difference_among_several_counts_only_after_bonferronis_correction(t_value, status):
-    """Mean difference 1, deviation √3/t, three seeds, 2 degrees of freedom: p = 0.038 for t = 5, 0.003 for t = 17, and two
-    tests."""
+    # Mean difference 1, deviation √3/t, three seeds, 2 degrees of freedom: p = 0.038 and 0.003, and two tests.
     rows = frame("test_mse @ 2", nrae_l=[1.0] * 3, nrae_q=[1.0] * 3)
-    rows["test_mse @ 4"] = [1.0] * 3 + [2 + 3**0.5 / t_value * step for step in (-1, 0, 1)]
-    assert STEADY(rows)[0] == status
+    for t_value, status in ((5, "inconclusive"), (17, "not reproduced")):
+        rows["test_mse @ 4"] = [1.0] * 3 + [2 + 3**0.5 / t_value * step for step in (-1, 0, 1)]
+        assert STEADY(rows)[0] == status
 
 
 def means(ours, better):
     """``better`` rivals lie above our mean, the others below, at both settings."""
-    return {name: (1.0, 1.0) if i < better else (0.2, 0.2) for i, name in enumerate(BASELINES)} | dict.fromkeys(
-        NRAE, ours
-    )
-
-
-def test_wide_has_one_row_per_seed_and_every_number():
-    table = wide({"ae": (1.0, 2.0)}, deviation=0.0, seeds=3)
-    assert list(table.columns) == ["condition", "method", "seed", "test_mse @ 10", "test_mse @ 20"]
-    assert len(table) == 3 and set(table.condition) == {"A"}
-    assert (table["test_mse @ 10"] == 1).all() and (table["test_mse @ 20"] == 2).all()
+    rivals = {name: (1.0, 1.0) if place < better else (0.2, 0.2) for place, name in enumerate(BASELINES)}
+    return rivals | dict.fromkeys(NRAE, ours)
 
 
 def test_most_means_four_of_seven_at_every_setting():
@@ -198,10 +171,6 @@ def test_most_means_four_of_seven_at_every_setting():
     assert status == "reproduced" and "4, 4 of 7" in sentence and "settings: 10, 20" in sentence
     assert MOST(wide(means(half, better=3)))[0] == "not reproduced"
     assert MOST(wide(means((0.5, 1.5), better=7)))[0] == "not reproduced", "one setting fails"
-    undecided = wide(means((0.95, 0.95), better=7), deviation=0.2)
-    level = undecided.groupby("method")["test_mse @ 10"].mean()
-    assert (level[list(BASELINES)] > level["nrae_l"]).sum() >= 4, "the example must point the right way"
-    assert MOST(undecided)[0] in ("inconclusive", "not reproduced")
     assert MOST(by_setting({name: value[:1] for name, value in means(half, 5).items()}))[0] == "reproduced"
     assert MOST(wide(means(half, better=5), deviation=0.0))[0] == "reproduced", "without spread the means decide"
 
@@ -327,10 +296,20 @@ def test_the_sign_test_counts_conditions_not_seeds():
         return tables.across(pandas.concat([each.assign(condition=f"{n} S") for n, each in enumerate(rows)]))
 
     assert rates(rule, none, 100)["reproduced"] < rules.ALPHA + 0.03
-    better = frame(nrae_l=[1] * 5, ae=[2] * 5).assign(set=lambda rows: rows.seed)
-    status, sentence = rule(better)
-    assert status == "reproduced" and "on 5 of 5" in sentence
-    assert rules.sign("test_mse", "ae", "nrae_l", "set")(better)[0] == "not reproduced"
+
+
+def test_printed_value_keeps_its_level_although_both_sides_are_trimmed():
+    def at_the_margin(draw):
+        # The paper's untrimmed deviation must have been this for its trimmed one to be as printed.
+        deviation, true = PRINTED["ae"].error / 0.70, PRINTED["ae"].value
+        return [draw.normal(mean, deviation, 10) for mean in (true / 1.25, true)]
+
+    def rule(drawn):
+        theirs, ours = trimmed(drawn[0]), drawn[1]
+        printed = replace(PRINTED["ae"], value=theirs.mean(), error=theirs.std(ddof=1))
+        return rules.printed_value(printed, "test_mse", 1)(frame(ae=ours))
+
+    assert rates(rule, at_the_margin, 400)["reproduced"] < 0.09
 
 
 @pytest.mark.parametrize("shift", [1.25, 0.75])

@@ -71,10 +71,5 @@ def test_verdicts_on_table_1():
     assert found["supp-table1-below-topoae", "library"] == "not reproduced"  # nrae_q is slower than topoae here
     without = runtime.step_frame(times[["ae", "nrae_l", "nrae_q"]])
     assert statuses("supp_table1_runtime", without)["supp-table1-below-topoae", "library"] == "not run"
-
-
-def test_one_round_decides_nothing():
-    frame = runtime.step_frame(pandas.DataFrame({name: [1.8] for name in ("ae", "nrae_l", "nrae_q", "vae")}))
-    verdicts = paper.judge("supp_table1_runtime", frame, "smoke", ("library",))
-    assert {v.status for v in verdicts} == {"inconclusive", "not run"}
-    assert any("1 round(s); at least 6 decide" in v.statistics for v in verdicts)
+    few = paper.judge("supp_table1_runtime", frame[frame.seed < 5], "smoke", ("released",))
+    assert {(v.status, v.statistics) for v in few} == {("inconclusive", "5 round(s); at least 6 decide.")}
