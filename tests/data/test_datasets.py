@@ -1,12 +1,14 @@
-"""The synthetic curves and the checks on data."""
+"""Synthetic curves, rotated and shifted digits against computations that share no code with torchvision's, and checks."""
 
 import hashlib
 from dataclasses import replace
 from functools import partial
 from math import nan, pi
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import affine_transform
 
 from nrae_lib.data import datasets
 from nrae_lib.data.datasets import Dataset
@@ -24,33 +26,78 @@ def test_sine_is_the_papers():
     assert noise.std().item() == pytest.approx(0.2, rel=0.02)
     assert (data.train - clean).abs().max() < 1.2
     assert many.train_position.min() >= -pi and many.train_position.max() <= pi
+    grid = datasets.sine(0, noise=0.0, sampling="grid").train
+    torch.testing.assert_close(grid[:, 1], grid[:, 0].sin(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(grid[:, 0].diff(), torch.full((49,), 2 * pi / 49), atol=1e-5, rtol=0)
 
 
-def test_sine_without_noise_on_a_grid_lies_on_the_curve():
-    data = datasets.sine(0, noise=0.0, sampling="grid")
-    torch.testing.assert_close(data.train[:, 1], data.train[:, 0].sin(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(data.train[:, 0].diff(), torch.full((49,), 2 * pi / 49), atol=1e-5, rtol=0)
-
-
-def test_swiss_roll_of_the_text():
+def test_swiss_roll_of_the_text_and_as_released():
     data = datasets.swiss_roll(0)
     assert data.train.shape == (30, 2) and data.test.shape == (1000, 2)
     torch.testing.assert_close(data.test.norm(dim=1), 0.1 + 0.9 * data.test_position / (2 * pi), atol=1e-6, rtol=0)
-    assert (data.train - data.test[:0].new_zeros(1)).norm(dim=1).max() < 1.1
-
-
-def test_swiss_roll_as_released_has_the_released_mismatch_of_its_two_curves():
-    data = datasets.swiss_roll(0, shape="released", noise=0.0)
-    assert data.test[:, 0].abs().max() == pytest.approx(3.0, rel=0.01)
-    distance = torch.cdist(data.train, data.test).min(1).values.max()
+    assert data.train.norm(dim=1).max() < 1.1
+    released = datasets.swiss_roll(0, shape="released", noise=0.0)
+    assert released.test[:, 0].abs().max() == pytest.approx(3.0, rel=0.01)
+    distance = torch.cdist(released.train, released.test).min(1).values.max()
     assert distance.item() == pytest.approx(0.084, abs=0.01)  # the mismatch of the released formulas
 
 
-@pytest.mark.parametrize("name", ["sine", "swiss_roll"])
-def test_same_seed_same_data_other_seed_other_data(name):
-    first, again, other = (datasets.make(name, seed) for seed in (3, 3, 4))
+@pytest.mark.parametrize("name", ["sine", "swiss_roll", "rotated_digit", "shifted_digit"])
+def test_same_seed_same_data_and_another_seed_changes_all_but_digits(name):
+    options = {"source": "stand_in", "n_test": 5} if "digit" in name else {}
+    first, again, other = (datasets.make(name, seed, **options) for seed in (3, 3, 4))
     assert torch.equal(first.train, again.train) and first.fingerprint == again.fingerprint
-    assert not torch.equal(first.train, other.train) and first.fingerprint != other.fingerprint
+    assert torch.equal(first.train, other.train) == (first.fingerprint == other.fingerprint) == ("digit" in name)
+
+
+def digits_of(label: int) -> torch.Tensor:
+    images = datasets.stand_in("mnist")
+    return images.train_images[images.train_labels == label] / 255
+
+
+def moved(image: torch.Tensor, matrix: np.ndarray, shift: float = 0.0) -> torch.Tensor:
+    """The image where output pixel p shows input pixel matrix (p - centre - shift) + centre, bilinear, black outside."""
+    centre = np.array([13.5, 13.5])
+    offset = centre - matrix @ (centre + np.array([0.0, shift]))
+    return torch.from_numpy(affine_transform(image[0].numpy(), matrix, offset, order=1, mode="grid-constant"))[None]
+
+
+def test_rotations_agree_with_scipy_and_no_angle_of_a_full_turn_is_tested_twice():
+    data = datasets.make("rotated_digit", 0, source="stand_in", digit=6, index=2)
+    assert data.train.shape == (20, 1, 28, 28) and data.test.shape == (200, 1, 28, 28)
+    assert data.train.dtype == torch.float32 and data.train.min() >= 0 and data.train.max() <= 1 + 1e-6
+    assert data.test_position[0] == 0 and data.test_position[-1] == 180
+    for index in (0, 1, 7, 19):
+        angle = np.deg2rad(9.0 * index)  # counterclockwise on the screen, where rows go down
+        matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        torch.testing.assert_close(data.train[index], moved(digits_of(6)[2], matrix), atol=1e-3, rtol=0)
+    turn = datasets.make("rotated_digit", 0, source="stand_in", count=4, step=90.0, n_test=8)
+    assert turn.train_position.tolist() == [0, 90, 180, 270]
+    assert turn.test_position.tolist() == [45.0 * i for i in range(8)]
+    torch.testing.assert_close(turn.train[0], digits_of(3)[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.0])
+def test_scaled_shifts_agree_with_scipy(scale):
+    data = datasets.make("shifted_digit", 0, source="stand_in", scale=scale)
+    assert data.train.shape == (20, 1, 28, 28) and data.test.shape == (200, 1, 28, 28)
+    for index in (0, 6, 13, 19):
+        shift = -10 + 20 * index / 19
+        assert data.train_position[index].item() == pytest.approx(shift, abs=1e-5)
+        expected = moved(digits_of(7)[0], np.eye(2) / scale, shift)
+        torch.testing.assert_close(data.train[index], expected, atol=1e-3, rtol=0)
+
+
+def test_rotated_digits_are_rotations_of_the_first_images_in_turn():
+    options = {"source": "stand_in", "digits": 3, "rotations": 4, "step": 90.0, "n_test_digits": 2}
+    data = datasets.make("rotated_digits", 0, **options)
+    turned = torch.stack([torch.rot90(digits_of(8)[:5], turns, (2, 3)) for turns in range(4)], 1).flatten(0, 1)
+    torch.testing.assert_close(torch.cat([data.train, data.test]), turned, atol=1e-4, rtol=0)
+    assert data.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and data.test_labels.tolist() == [3] * 4 + [4] * 4
+    assert data.train_position.tolist() == [0, 90, 180, 270] * 3 and len(data.test_position) == 8
+    other = datasets.make("rotated_digits", 0, **options | {"n_test_digits": 1, "first_test": 1})
+    assert torch.equal(other.train, data.train) and torch.equal(other.test, data.test[4:])
+    assert other.test_labels.tolist() == [4] * 4 and other.test_position.tolist() == [0, 90, 180, 270]
 
 
 def made(name, **options):

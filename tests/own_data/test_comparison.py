@@ -16,7 +16,7 @@ from sklearn.manifold import TSNE, LocallyLinearEmbedding
 
 from nrae_lib import ManifoldAutoencoder
 from nrae_lib.own_data import comparison, files
-from nrae_lib.own_data.embeddings import EMBEDDINGS, embedding
+from nrae_lib.own_data.embeddings import embedding
 from nrae_lib.pages import plots
 from nrae_lib.pages.plots.own_data import CATEGORY_COLOURS
 from nrae_lib.pages.plots.style import relative_luminance
@@ -47,7 +47,7 @@ def test_methods_of_every_kind_are_chosen_once_and_in_order(monkeypatch):
         ("ae+foo", "unknown penalty 'foo'"),
         ("umap+mmd", "unknown method 'umap'"),
         (" , ", "no method is named"),
-        *((widths, "no list of whole numbers") for widths in ("0", "64,", "a", "-3", "1.5")),
+        *((widths, "no list of whole numbers") for widths in ("0", "64,", "-3")),
     ],
 )
 def test_a_method_that_does_not_exist_or_a_width_that_is_no_number_is_named(value, sentence):
@@ -56,7 +56,6 @@ def test_a_method_that_does_not_exist_or_a_width_that_is_no_number_is_named(valu
 
 
 def test_embeddings_are_the_libraries_own_with_the_settings_that_few_points_allow():
-    assert set(EMBEDDINGS) == {"pca", "lle", "tsne", "umap"}
     expected = {
         "pca": PCA(2, random_state=3),
         "tsne": TSNE(2, perplexity=23 / 3, random_state=3),
@@ -122,13 +121,9 @@ def test_every_row_is_reconstructed_by_a_model_that_never_saw_it(model):
 
 
 def test_a_method_that_diverges_leaves_the_others():
-    class Diverging(PCA):
-        def fit(self, X):
-            raise FloatingPointError("not finite")
-
-    fold, models = comparison.assign_folds(POINTS, 3, seed=0), {"bad": Diverging(), "pca": PCA()}
-    found, seconds, failed = comparison.attempt(models, lambda model: comparison.held_out(model, POINTS, fold))
-    assert failed == {"bad": "not finite"} and list(found) == list(seconds) == ["pca"]
+    models = {"ae": ManifoldAutoencoder("ae", epochs=3, learning_rate=1e30, random_state=0), "pca": PCA()}
+    found, seconds, failed = comparison.attempt(models, lambda model: model.fit(POINTS))
+    assert "lower the learning rate" in failed.pop("ae") and not failed and list(found) == list(seconds) == ["pca"]
 
 
 def test_the_interval_is_the_t_interval_widened():
@@ -141,7 +136,7 @@ def test_the_interval_is_the_t_interval_widened():
     assert mean - low == pytest.approx(high - mean)
 
 
-def test_classes_have_a_legend_and_numbers_a_bar():
+def test_classes_have_a_legend_numbers_a_bar_and_codes_the_whole_picture():
     def drawn(panels, colour, name):
         return plots.figure_html(plots.codes_of_points(panels, colour, name), "alt")
 
@@ -155,9 +150,7 @@ def test_classes_have_a_legend_and_numbers_a_bar():
     with pytest.raises(ValueError, match="the colour has"):
         plots.codes_of_points(panels, np.arange(3), "kind")
     assert all(0.12 <= relative_luminance(colour) <= 0.3 for colour in CATEGORY_COLOURS)
-
-
-def test_every_code_fills_its_own_picture():
+    # Every code fills its own picture.
     code = np.where(np.arange(24)[:, None] == 5, np.nan, POINTS[:, :2] * (1000, 1) + 7)  # a point that t-SNE left out
     figure = plots.codes_of_points({"tsne": code, "pca": POINTS[:, :2]}, np.arange(24.0), "time")
     points = np.ma.filled(figure.axes[0].collections[0].get_offsets(), np.nan)
@@ -166,7 +159,7 @@ def test_every_code_fills_its_own_picture():
     assert 0 < high[1] - low[1] < 0.01 and high[1] + low[1] == pytest.approx(0, abs=1e-9)
 
 
-def test_held_out_points_and_images():
+def test_held_out_points_images_and_worst_features_are_drawn():
     for features in (2, 3):
         points = POINTS[:, :features]
         # Three panels: the form for phones then has an empty place.
@@ -184,9 +177,6 @@ def test_held_out_points_and_images():
     shapes = {(5, 4, 6): grey, (5, 4, 6, 1): grey, grey: grey, (5, 4, 6, 3): colour, colour: colour}
     assert {shape: plots.as_images(np.zeros(shape)).shape for shape in shapes} == shapes
     assert plots.as_images(np.zeros((5, 4, 6, 2))) is plots.as_images(np.zeros((5, 4))) is None
-
-
-def test_the_worst_features_are_drawn():
     errors = {"ae": np.array([0.1, 0.9, np.nan, 0.5]), "pca": np.array([0.2, 0.8, np.nan, 0.4])}
     figure = plots.feature_errors(errors, ["a", "b", "c", "$d"], most=2)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", r"\$d"]

@@ -60,16 +60,13 @@ def test_npy_of_any_real_type_becomes_float32_and_leaves_its_file_free(tmp_path,
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
 
 
-def test_images_as_arrays_keep_their_shape_and_huge_numbers_are_read(tmp_path):
+def test_images_as_arrays_keep_their_shape_and_large_and_far_numbers_their_digits(tmp_path):
     images = np.random.default_rng(0).random((5, 3, 4, 6))
     assert read_points(saved(tmp_path / "a.NPY.npy", images)).points.shape == (5, 3, 4, 6)
     array = np.array([[2**63, 2**64 - 1], [0, 1]], dtype=np.uint64)
     assert read_points(saved(tmp_path / "a.npy", array)).points[0].tolist() == [2.0**63, 2.0**64]
     assert read_points(write(tmp_path / "a.csv", f"x,y\n{10**30},1\n2,3\n")).points[0, 0] == np.float32(1e30)
-
-
-def test_points_far_from_the_origin_keep_their_digits(tmp_path):
-    """Coordinates in metres: float32 has steps of half a metre there."""
+    # Coordinates in metres, where float32 has steps of half a metre.
     far = np.random.default_rng(0).normal(size=(50, 2)) * 0.5 + (4.5e5, 5.4e6)
     np.testing.assert_array_equal(read_points(saved(tmp_path / "a.npy", far)).points, far)
     assert read_points(saved(tmp_path / "b.npy", far - far.mean(0))).points.dtype == np.float32
@@ -92,7 +89,6 @@ def test_npz_takes_its_only_array_or_the_named_one(tmp_path):
         ("\ufeffx;y\n1.5;2\n3;4\n", ("x", "y"), [1.5, 2]),
         ("x\ty\r\n1\t2\r\n3\t4\r\n", ("x", "y"), [1, 2]),
         ("1,2\n3,4\n", ("0", "1"), [1, 2]),
-        ('"1","2"\n"3","4"\n', ("0", "1"), [1, 2]),
         ("\ufeff1,2\n3,4\n", ("0", "1"), [1, 2]),
         ("0,1\n5,6\n7,8\n", ("0", "1"), [5, 6]),  # the header that pandas writes for columns without names
         ("0.0,1.0\n5,6\n", ("0", "1"), [0, 1]),
@@ -139,6 +135,9 @@ def test_parquet_types(tmp_path):
 
 
 def test_folder_of_images(tmp_path):
+    refused(r"holds no images: the endings .png, .jpg", tmp_path)
+    grey(4, 6).save(tmp_path / "a.tif", save_all=True, append_images=[grey(4, 6)])
+    refused(r"a\.tif holds 2 images", tmp_path)
     folder = folder_of(tmp_path / "grey", b=grey(4, 6), a=Image.new("L", (6, 4), 255))
     write(folder / "notes.txt", "not an image")
     write(folder / ".hidden.png", "not an image")
@@ -170,7 +169,6 @@ BROKEN_PNG = struct.pack(">I", 5).join([b"\x89PNG\r\n\x1a\n", b"IHDRxx"])
         (grey(5, 6), "differs from a.png .6 x 4 pixels, mode L.: all images must be alike"),
         (Image.new("RGB", (6, 4)), "mode RGB. differs from a.png"),
         (Image.new("RGBA", (6, 4)), "has the mode RGBA: save it as a grey"),
-        (Image.new("P", (6, 4)), "has the mode P"),
         (b"", "is damaged or no image"),
         (BROKEN_PNG, "is damaged or no image"),
         ("half", "is damaged or no image"),
@@ -184,12 +182,6 @@ def test_first_odd_image_is_named(tmp_path, bad, message):
         content = (folder / "a.png").read_bytes()
         write(folder / "b.png", content[: len(content) - 30] if bad == "half" else bad)
     refused(f"b.png.*{message}", folder)
-
-
-def test_animation_and_folder_without_images(tmp_path):
-    refused(r"holds no images: the endings .png, .jpg", tmp_path)
-    grey(4, 6).save(tmp_path / "a.tif", save_all=True, append_images=[grey(4, 6)])
-    refused(r"a\.tif holds 2 images", tmp_path)
 
 
 class Bomb:
@@ -234,7 +226,6 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
         ("x,y\n1,2\n4\n", r"in the points 1 \("),
         ("x,y\n", "holds 0 points: at least 2"),
         ("x,y\n1,two\n3,4\n", "not numbers: 'y'"),
-        ("x,y\n1,2+3j\n3,4\n", "not numbers: 'y'"),
         ("1,,3\n4,5,6\n", r"in the points 0 \("),
         ("NA,1\n2,3\n4,5\n", r"missing values.* in the points 0 "),
         ("-,1\n2,3\n4,5\n", r"missing values.* in the points 0 "),
@@ -243,14 +234,9 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
         ("\n\n", "damaged or no table|is empty"),
         ("1,5;2,5\n3,5;4,5\n5,5;6,5\n", "write numbers with a decimal point"),
         (np.array(3.0), r"has the shape \(\): one point per row"),
-        (np.arange(5.0), r"has the shape \(5,\): one point per row"),
-        (np.zeros((0, 3)), "holds 0 points: at least 2"),
         (np.zeros((1, 3)), "holds 1 points: at least 2"),
         (np.zeros((3, 0)), "no features"),
         (np.zeros((3, 2), bool), "type bool, not real numbers"),
-        (np.zeros((3, 2), complex), "type complex128, not real numbers"),
-        (np.array([["a", "b"]] * 2), "type <U1, not real numbers"),
-        (np.zeros((3, 2), "datetime64[s]"), "type datetime64"),
         (np.zeros((3, 2), [("x", float)]), "not real numbers"),
         (np.array([[0, 1], [np.nan, 1], [1, -np.inf]]), r"in the points 1, 2 \("),
         (np.full((8, 2), np.nan), "in the points 0, 1, 2, 3, 4 and 3 more"),
