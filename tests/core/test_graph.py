@@ -39,18 +39,11 @@ def way(request, monkeypatch):
     monkeypatch.setattr(graph, "_BLOCK_BYTES", 20_000)
 
 
-@settings(max_examples=60, deadline=None)
-@given(points=st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=10), data=st.data())
-def test_small_integer_sets_have_ties_and_duplicates(points, data):
-    """All distances of at most 10 points are exact, so the answer is unique: ties go to the smaller index."""
-    n_neighbors, points = data.draw(st.integers(1, len(points) - 1)), torch.tensor(points)
-    assert knn_graph(points.float(), n_neighbors).tolist() == brute_force(points, n_neighbors)
-
-
-def test_random_and_equal_points_agree_with_brute_force(way):
+def test_random_tied_and_equal_points_agree_with_brute_force(way):
     """Clusters far apart, too, of which the usual expansion of the squared distance gets most rows wrong."""
     cluster, tied = normal(60, 3, dtype=torch.float64), torch.cat([torch.zeros(1, 2), torch.ones(40, 2)])
-    for points in (normal(200, 2), normal(100, 3, 4, 4), torch.cat([cluster - 1e8, cluster + 1e8]), tied, 0 * tied):
+    random = normal(200, 2), normal(100, 3, 4, 4), (2 * normal(90, 2)).round()  # the last has ties and duplicates
+    for points in (*random, torch.cat([cluster - 1e8, cluster + 1e8]), tied, 0 * tied):
         assert knn_graph(points, 7).tolist() == brute_force(points, 7)
 
 
@@ -87,20 +80,6 @@ def test_scales_at_which_squares_overflow_or_vanish_and_other_types_are_used_as_
     types = torch.uint8, torch.int64, torch.bool, torch.float16, torch.bfloat16
     for one in (*points, *(part.float() for part in points[:-1]), *map(integers.to, types)):
         assert torch.equal(knn_graph(one, 6), all_differences(one, 6))
-
-
-@pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_whatever_is_no_candidate_is_farther_than_the_bound(offset):
-    points = normal(400, 50, seed=2) + offset * torch.arange(400)[:, None] / 400
-    rows = torch.arange(400)
-    exact = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    exact.fill_diagonal_(torch.inf)
-    proposals = list(graph._proposals(points, graph._mean(points), rows, 12))
-    assert torch.equal(torch.cat([part for part, _, _ in proposals]), rows)
-    for part, candidates, bound in proposals:
-        assert (exact[part].scatter(1, candidates, torch.inf).amin(1) > bound).all()
-        last = exact[part].gather(1, candidates).sort(1).values[:, -2]
-        assert (bound > (1 - 1e-4 * (1 + offset)) * last).all()  # and not by far
 
 
 @pytest.mark.parametrize("features", [3, 40])
@@ -166,7 +145,6 @@ def test_memory_stays_bounded(features, monkeypatch):
     ("points", "n_neighbors", "sentence"),
     [
         (torch.zeros(5, 2), 5, "between 1 and 4 for 5 points, not 5"),
-        (torch.zeros(5, 2), 0, "between 1 and 4"),
         (torch.zeros(5, 2), 2.0, "between 1 and 4 for 5 points, not 2.0"),
         (torch.zeros(0, 2), 1, "no points"),
         (np.zeros((1, 2)), 1, "only one"),

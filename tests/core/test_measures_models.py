@@ -91,19 +91,14 @@ def test_frechet_distance_agrees_with_pytorch_fid(count, tolerance):
 
 
 def test_frechet_distance_is_one_of_gaussians_also_with_singular_covariances():
-    """‖μa - μb‖² + Σ (σa - σb)² where covariances commute; symmetric, blind to a rotation; zero to itself, to rounding,
-    where roots of eigenvalues would leave 1e-7 of the trace."""
+    """‖μa - μb‖² + Σ (σa - σb)² where covariances commute; zero to itself, to rounding, where roots of eigenvalues would
+    leave 1e-7 of the trace."""
     a, b = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([3.0, 0.0, 5.0])
     distance = measures.frechet_distance(torch.zeros(3), a.square().diag(), torch.ones(3), b.square().diag())
     assert distance == pytest.approx(3 + (a - b).square().sum().item(), rel=1e-12)
     for count in (3, 100):
         mean, covariance = moments(count, 40, 2)
         assert measures.frechet_distance(mean, covariance, mean, covariance) <= 1e-12 * covariance.trace()
-    a, b = moments(5, 8, 0), moments(50, 8, 1)
-    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
-    turned = [(rotation @ mean, rotation @ covariance @ rotation.T) for mean, covariance in (a, b)]
-    for one, other in ((b, a), turned):
-        assert measures.frechet_distance(*one, *other) == pytest.approx(measures.frechet_distance(*a, *b), rel=1e-10)
 
 
 @pytest.fixture
