@@ -272,7 +272,7 @@ class Study:
             if twin.seconds <= left:
                 chosen.append(twin)
                 left -= twin.seconds
-        chosen = chosen or sorted(twins, key=lambda twin: twin.seconds)[:1]
+        chosen = chosen or sorted(twins, key=lambda twin: (not twin.trained_alone, twin.seconds))[:1]
         again = grid.run_all([twin.run for twin in chosen], self.store, **self._how)
         return list(zip(again, chosen, strict=True))
 

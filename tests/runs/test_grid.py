@@ -19,8 +19,9 @@ from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
 from nrae_lib.data import datasets
 from nrae_lib.runs import RunsFailed, Store, grid, perform, performing, run_all
-from tests.runs.small import RUN, processes, small_result
+from tests.runs.small import RUN, small_result
 
+LONG = replace(RUN, network=Network((64,), 1), optimization=Optimization(1500, 50), keep="animation")
 RUNS = [replace(RUN, seed=seed) for seed in range(4)]
 
 
@@ -106,27 +107,6 @@ def test_a_run_in_other_hands_is_waited_for_and_taken_over_when_dropped(tmp_path
     assert acting.seeds == [2, 1] and results[0].metrics == {"test_mse": 0.125}
 
 
-def test_a_run_told_to_end_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    store, run = Store(tmp_path), replace(RUN, optimization=Optimization(6, 10))
-    whole, done = perform(run, "cpu"), []
-
-    def told(self, key, *share):
-        done.append(share)
-        if len(done) == 3:
-            training.stop_event.set()
-
-    with monkeypatch.context() as patched:
-        patched.setattr(grid.Progress, "advance", told)
-        patched.setattr(training.loop, "PROGRESS_SECONDS", -1.0)
-        with pytest.raises(training.Interrupted):
-            run_all([run], store, "cpu", progress=False)
-    training.stop_event.clear()
-    assert store.checkpoint(run).exists() and not store.get(run)
-    (again,) = run_all([run], store, "cpu", progress=False)
-    assert (again.metrics, again.history) == (whole.metrics, whole.history)
-    assert not store.checkpoint(run).exists()
-
-
 def test_leftovers_of_killed_processes_are_removed(tmp_path, acting):
     store, old, new = Store(tmp_path), tmp_path / f".{RUN.key}.npz.x.part", tmp_path / f".{RUN.key}.npz.y.part"
     run_all(RUNS[:1], store, "cpu", progress=False)
@@ -145,31 +125,6 @@ def test_a_folder_or_device_that_cannot_be_stops_before_the_first_run(tmp_path):
         run_all(RUNS, Store(tmp_path / "folder"), "tpu")
 
 
-def drive(folder, log, start):
-    def slow(run, *_, **__):
-        with open(log, "a") as file:
-            file.write(f"{run.seed}\n")
-        time.sleep(0.2)
-        return small_result(run)
-
-    performing.perform = slow
-    start.wait()
-    assert [result.run for result in run_all(RUNS, Store(folder), "cpu", progress=False)] == RUNS
-
-
-def test_two_drivers_share_the_work_and_do_nothing_twice(tmp_path, start_process):
-    log, start = tmp_path / "performed", processes.Event()
-    drivers = [start_process(drive, tmp_path / "store", log, start) for _ in range(2)]
-    start.set()
-    for driver in drivers:
-        driver.join()
-        assert driver.exitcode == 0
-    assert sorted(log.read_text().split()) == ["0", "1", "2", "3"]
-
-
-LONG = replace(RUN, network=Network((64,), 1), optimization=Optimization(1500, 50), keep="animation")
-
-
 def go_on(folder, threads, log):
     """Perform the long run, with a checkpoint every moment, and say how many steps it took."""
     torch.set_num_threads(threads)
@@ -180,25 +135,23 @@ def go_on(folder, threads, log):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_and_resumed_equals_uninterrupted(tmp_path, start_process):
-    """Kill -9 in the middle of training, several times; the next process goes on and the result is the same."""
+def test_killed_or_told_to_end_and_resumed_equals_uninterrupted(tmp_path, start_process):
     uninterrupted, store, log = perform(LONG, "cpu"), Store(tmp_path / "store"), tmp_path / "steps"
     checkpoint = store.checkpoint(LONG)
-    for kill in (True, True, False):
+    statuses = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, 0: 0}
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, 0):
         driver = start_process(go_on, store.folder, torch.get_num_threads(), log)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while kill and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-            assert driver.is_alive(), "it ended before it could be killed"
+        while number and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
+            assert driver.is_alive(), "it ended before it could be stopped"
             time.sleep(0.005)
-        if kill:
-            driver.kill()
+        os.kill(driver.pid, number)
         driver.join()
-        assert driver.exitcode == (-signal.SIGKILL if kill else 0)
+        assert driver.exitcode == statuses[number] and checkpoint.exists() == (store.get(LONG) is None) == bool(number)
     assert int(log.read_text()) < LONG.optimization.epochs, "the last process started from the beginning"
     result = store.get(LONG)
     assert (result.metrics, result.history) == (uninterrupted.metrics, uninterrupted.history)
     assert all((result.arrays[name] == value).all() for name, value in uninterrupted.arrays.items())
-    assert not checkpoint.exists()
 
 
 def searched(method, options, errors):

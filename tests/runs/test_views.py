@@ -71,9 +71,7 @@ HALF = circle_data(torch.arange(0.0, 180, 9.0), torch.linspace(0, 180, 1000))
     [
         (FULL, lambda x: 1.0 - torch.deg2rad(x), -1, True),
         (FULL, lambda x: 2 * torch.deg2rad(x), 2, False),
-        (FULL, lambda x: 0.8 * torch.deg2rad((x - 180).abs()), 0, False),  # a fold
-        (HALF, lambda x: 3.0 + 0.5 * torch.deg2rad(x), 0.25, True),  # across the cut at π
-        (HALF, lambda x: 3.0 + 1.9 * torch.deg2rad(x), 0.95, True),
+        (HALF, lambda x: 3.0 + 1.9 * torch.deg2rad(x), 0.95, True),  # across the cut at π
         (HALF, lambda x: 3.0 + 2.2 * torch.deg2rad(x), 1.1, False),  # two angles share a code
         (HALF, lambda x: torch.deg2rad((x - 60).abs()), 1 / 6, False),
     ],
