@@ -73,6 +73,7 @@ PROMISED = {
     "GRAE": "phate",
     "RealNVP": "zuko",
     "UMAP": "umap-learn",
+    "model.save(": "safetensors",
     ".parquet": "pyarrow",
     "a folder of images": "pillow",
     "device cuda": "torch",

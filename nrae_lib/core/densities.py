@@ -142,8 +142,8 @@ class RealNVP(Density):
               \qquad s_k = (z_k - \mu_k) / \sigma_k
 
     Depth 8, hidden layers of 32 and random masks stand in for "depth 8, hidden 32, rescale and permutation" in NRAE's
-    supplement, 2.4. The papers state no optimiser: Adam with a cosine decay to zero, without early stopping, is a choice
-    made here; few codes can be overfitted.
+    supplement, 2.4. The papers state no optimiser: Adam with a cosine decay to zero, the number of steps and the batch
+    size are choices made here. There is no early stopping; few codes can be overfitted.
 
     Arguments:
         transforms, hidden: number of couplings, widths of their networks' hidden layers.

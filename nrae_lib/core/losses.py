@@ -209,8 +209,8 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
         H = (d/n) Σ_i log(ε_i + eps) + log B_d + log(n - 1) + γ,
 
     the entropy that the entropic autoencoder maximizes; only the first term has a gradient, which is zero between
-    duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 32
-    dimensions it prefers a uniform to a normal distribution of the same variance. It spreads codes, and does not make
+    duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 16 or
+    more dimensions it prefers a uniform to a normal distribution of the same variance. It spreads codes, and does not make
     them normal. Kozachenko and Leonenko, *Sample Estimate of the Entropy of a Random Vector*, 1987.
 
     Arguments:
@@ -266,9 +266,10 @@ def barycenter_error(z: Tensor, z_near: Tensor, weights: Tensor) -> Tensor:
     """How far each code is from the barycentre of its neighbours' codes, mean over the batch of ‖z_i - Σ_j w_ij z_j‖².
 
     The structure-preserving term of the baseline SPAE of Lee et al., a sum over the m latent dimensions; constant codes
-    minimize it. Inferred: the paper says only that linear coefficients are computed beforehand (Chen et al., *Neighborhood
-    Geometric Structure-Preserving Variational Autoencoder for Smooth and Bounded Data Sources*, 2021) and that the encoder
-    is applied to the neighbours too; this reading takes those of locally linear embedding, :func:`barycenter_weights`.
+    minimize it, so that it needs a reconstruction term beside it. Inferred: the paper says only that linear
+    coefficients are computed beforehand (Chen et al., *Neighborhood Geometric Structure-Preserving Variational
+    Autoencoder for Smooth and Bounded Data Sources*, 2021) and that the encoder is applied to the neighbours too; this
+    reading takes those of locally linear embedding, :func:`barycenter_weights`.
 
     Arguments:
         z, z_near: (B, m) codes of the points and (k, B, m) of their neighbours.

@@ -57,9 +57,9 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     differentiated by ``torch.func.jvp``, with the same result. A layer must treat the samples of a batch independently,
     unlike batch normalization in training. Images in channels_last stay so.
 
-    Under ``torch.autocast``, double precision excepted, layers with weights compute in its type, with sums in single
-    precision. Activations compute derivatives in single precision and round the results: near saturation 1 - s² of a
-    rounded s would be zero.
+    Under ``torch.autocast``, double precision excepted, layers with weights compute in its type: points, directions,
+    weights and coefficients are rounded to it, sums accumulate in single precision. Activations compute derivatives in
+    single precision and round the results: near saturation 1 - s² of a rounded s would be zero.
 
     The result can be differentiated once, with respect to parameters, point and direction; a second differentiation of
     the fast path raises an error.
@@ -73,7 +73,8 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
 
     Returns:
         A :class:`Jet`: ``value`` of shape :math:`(B, ...)`; ``first`` and ``second`` of the same shape, with a leading
-        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network.
+        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network
+        with linear output.
 
     Raises:
         ValueError: The order is another, or shape, type or device of ``point`` and ``direction`` do not match.

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nrae_lib.core.methods.terms import check_choice
 from nrae_lib.data import layouts
 from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
 from nrae_lib.data.points import Dataset, check_options
+
+SOURCES = ("official", "stand_in")
 
 _TEST_COLUMN = 480  # of 640: left of it patches train, right of it they test
 
@@ -53,7 +54,8 @@ def root() -> Path:
 
 
 def _set(name: str) -> ImageSet:
-    check_choice("image set", name, tuple(IMAGE_SETS))
+    if name not in IMAGE_SETS:
+        raise ValueError(f"unknown image set {name!r}: choose one of {', '.join(IMAGE_SETS)}")
     return IMAGE_SETS[name]
 
 
@@ -81,7 +83,9 @@ def load(name: str, download: bool = False) -> Images:
 
     Raises:
         ValueError: for an unknown name, and for files that are incomplete, truncated, corrupt or mislabelled.
-        FileNotFoundError, ConnectionError, ImportError: without files, if a download fails, if torchvision is missing.
+        FileNotFoundError: if nothing is there and ``download`` is off.
+        ConnectionError: if the download fails.
+        ImportError: if torchvision is needed and missing.
     """
     spec, folder = _set(name), root()
     if download and not available(name):
@@ -113,8 +117,9 @@ def stand_in(name: str) -> Images:
     channels, height, width = _set(name).shape
     if channels == 1:
         digits = load_digits()
-        small, labels = torch.from_numpy(digits.images).float()[:, None] * (255 / 16), torch.from_numpy(digits.target)
+        small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
         images = torch.nn.functional.interpolate(small, (height, width), mode="bilinear").round().to(torch.uint8)
+        labels = torch.from_numpy(digits.target).long()
         end = len(images) - len(images) // 4
         return Images(images[:end], labels[:end], images[end:], labels[end:], "stand_in")
     photographs = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2)
@@ -132,7 +137,8 @@ def stand_in(name: str) -> Images:
 
 def images_of(name: str, source: str) -> Images:
     """:func:`load` for the source "official", :func:`stand_in` for "stand_in"."""
-    check_choice("source", source, ("official", "stand_in"))
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
     return load(name) if source == "official" else stand_in(name)
 
 
@@ -141,16 +147,16 @@ def resolve(name: str) -> str:
     return "official" if available(name) else "stand_in"
 
 
-def banner_text(names: Sequence[str]) -> str:
+def banner_text(names: str | Sequence[str]) -> str:
     """One sentence on which of the sets are stand-ins here, and how to get the real ones; empty if none is."""
-    names = [name for name in names if not available(name)]
+    names = [name for name in ([names] if isinstance(names, str) else names) if resolve(name) == "stand_in"]
     if not names:
         return ""
     clauses = []
-    pictures = {1: "scikit-learn's 1,797 handwritten digits", 3: "patches of scikit-learn's two photographs"}
-    for channels, what in pictures.items():
+    for channels, pictures in ((1, "1,797 handwritten digits"), (3, "two photographs")):
         if titles := [IMAGE_SETS[name].title for name in names if IMAGE_SETS[name].shape[0] == channels]:
-            clauses.append(f"{what} stand in for {', '.join(titles)}")
+            what = f"scikit-learn's {pictures} stand in for {', '.join(titles)}"
+            clauses.append(what if channels == 1 else f"patches of {what}")
     return (
         f"Here {', and '.join(clauses)}, so the numbers of this page cannot be compared with the paper's: to get the "
         f"real images, run python -m nrae_lib.data {' '.join(names)}, or see the page on image sets."
@@ -164,15 +170,19 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
     beyond that, training and validation images are cut in proportion.
 
     Arguments:
-        size, source: "S" or "L"; "official" or "stand_in". ValueError for another; FileNotFoundError without the set.
+        size, source: "S" or "L"; "official" or "stand_in".
         most: upper bound on every number, or on those named ``n_train``, ``n_validation``, ``n_test``.
+
+    Raises:
+        ValueError, FileNotFoundError: for an unknown name, size, source or key of ``most``; if the official set is not there.
 
     Example:
         >>> sizes("mnist", "S", "stand_in", most={"n_train": 1000})
         {'n_train': 1000, 'n_validation': 224, 'n_test': 449}
     """
     spec = _set(name)
-    check_choice("size", size, tuple(spec.sizes))
+    if size not in spec.sizes:
+        raise ValueError(f"unknown size {size!r}: choose one of {', '.join(spec.sizes)}")
     total = len(images_of(name, source))
     *seen, n_test = spec.sizes[size]
     n_test = min(n_test, max(total - sum(seen), total // 4))
@@ -181,7 +191,8 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
     chosen = {"n_train": n_train, "n_validation": n_validation, "n_test": n_test}
     bounds = dict.fromkeys(chosen, most) if isinstance(most, int) else most or {}
     for key in bounds:
-        check_choice("number", key, tuple(chosen))
+        if key not in chosen:
+            raise ValueError(f"unknown number {key!r} in most: choose among {', '.join(chosen)}")
     return {key: min(value, bounds.get(key, value)) for key, value in chosen.items()}
 
 
@@ -198,8 +209,11 @@ def image_data(
 
     Without noise the images are uint8 and do not depend on the seed. With noise they are float32 in [0, 1] plus normal
     noise of standard deviation ``noise``, drawn once from the seed and clipped nowhere (paper, Table 2); ``train_clean``
-    and ``test`` are without it, ``test_noisy`` has it, and ``n_validation`` images are left out but not given: this
-    setting has no clean images to stop by. ValueError for more images than there are; :func:`sizes` tells what fits.
+    and ``test`` are without it, ``test_noisy`` has it, and there is no validation part, since this setting has no clean
+    images to stop by. ``n_validation`` images are left out all the same.
+
+    Raises:
+        ValueError: if the set has fewer images than asked for; :func:`sizes` gives numbers that fit.
     """
     images = images_of(name, source)
     check_options(2, noise, n_train=n_train)

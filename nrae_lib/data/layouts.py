@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from nrae_lib.core.extras import library
 from nrae_lib.data.catalogue import ImageSet
 
+_BLOCK = 1024  # images decoded or resized at a time
 _TIMEOUT = 10.0  # seconds without an answer after which a download fails; torchvision sets none
 
 
@@ -48,7 +49,7 @@ def _checksums(spec: ImageSet) -> dict[str, str]:
     """The md5 sums that torchvision knows, by file relative to the root."""
     known = getattr(torchvision("datasets"), spec.torchvision_class)
     if spec.name == "svhn":
-        return {file: md5 for _, file, md5 in known.split_list.values()}
+        return {known.split_list[part][1]: known.split_list[part][2] for part in ("train", "test")}
     if spec.name == "omniglot":
         return {f"omniglot-py/{part}.zip": md5 for part, md5 in known.zips_md5.items()}
     if spec.name == "celeba":
@@ -89,7 +90,7 @@ def from_torchvision(spec: ImageSet, folder: Path) -> tuple[Tensor, ...]:
     return tuple(part for images, labels in parts for part in _checked(spec, images, labels, spec.shape, where))
 
 
-Parts = list[tuple]  # images and labels of training and test, arrays or tensors
+Parts = list[tuple[Tensor, Tensor]]  # images and labels of training and test
 
 
 def _readable(path: Path, read: Callable):
@@ -108,8 +109,10 @@ def _idx(spec: ImageSet, folder: Path) -> Parts:
 
 def _arrays(spec: ImageSet, folder: Path) -> Parts:
     if spec.name == "svhn":
-        return [(part.data, part.labels) for part in _parts(spec, folder)]
-    return [(part.data.transpose(0, 3, 1, 2), part.targets) for part in _parts(spec, folder)]
+        rows = [(part.data, part.labels) for part in _parts(spec, folder)]
+    else:
+        rows = [(part.data.transpose(0, 3, 1, 2), np.array(part.targets)) for part in _parts(spec, folder)]
+    return [(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels)) for images, labels in rows]
 
 
 def _omniglot(spec: ImageSet, folder: Path) -> Parts:
@@ -119,7 +122,7 @@ def _omniglot(spec: ImageSet, folder: Path) -> Parts:
         paths = sorted(Path(drawings.target_folder).glob("*/*/*.png"), key=lambda path: (str(path.parent), path.name))
         images = torch.from_numpy(np.stack([_picture(path, "L") for path in paths]))
         characters, ranks = np.unique([str(path.parent) for path in paths], return_inverse=True)
-        parts.append((_drawn(images), ranks + first))
+        parts.append((_drawn(images), torch.from_numpy(ranks) + first))
         first += len(characters)
     return parts
 
@@ -127,44 +130,56 @@ def _omniglot(spec: ImageSet, folder: Path) -> Parts:
 def _drawn(images: Tensor) -> Tensor:
     """(N, 105, 105), paper 255, to (N, 1, 28, 28), paper 0."""
     resize = torchvision("transforms.v2.functional").resize
-    return torch.cat([resize(255 - some[:, None], [28, 28], antialias=True) for some in images.split(1024)])
+    small = torch.empty(len(images), 1, 28, 28, dtype=torch.uint8)
+    for rows in torch.arange(len(images)).split(_BLOCK):
+        small[rows] = resize(255 - images[rows, None], [28, 28], antialias=True)
+    return small
 
 
 def _celeba(spec: ImageSet, folder: Path) -> Parts:
     (faces,) = _parts(spec, folder)
     partition = faces._load_csv("list_eval_partition.txt").data[:, 0]
     order = torch.argsort(partition, stable=True)  # training, validation, test; file order within each
-    images = _faces(folder / "celeba", [faces.filename[index] for index in order])
+    images = torch.from_numpy(_faces(folder / "celeba", [faces.filename[index] for index in order]))
     labels, end = faces.identity[order, 0], int((partition < 2).sum())
     return [(images[:end], labels[:end]), (images[end:], labels[end:])]
 
 
 def _faces(folder: Path, names: Sequence[str]) -> np.ndarray:
     """(N, 3, 64, 64) uint8, mapped from a file that the first call writes; in memory where it cannot be written."""
+    shape = (len(names), 3, 64, 64)
     kept, new = folder / "faces_64.npy", folder / f"faces_64.{os.getpid()}.part"
+    crop, resize = (getattr(torchvision("transforms.v2.functional"), name) for name in ("center_crop", "resize"))
+
+    def faces() -> Iterator[np.ndarray]:
+        for name in names:
+            face = _picture(
+                folder / "img_align_celeba" / name, "RGB", lambda image: resize(crop(image, [140, 140]), [64, 64])
+            )
+            yield np.ascontiguousarray(face.transpose(2, 0, 1))
+
     with contextlib.suppress(OSError, ValueError):
-        if len(images := np.load(kept, mmap_mode="c")) == len(names):
+        if (images := np.load(kept, mmap_mode="c")).shape == shape:
             return images
-    functional = torchvision("transforms.v2.functional")
-    images = np.empty((len(names), 3, 64, 64), np.uint8)
-    for image, name in zip(images, names, strict=True):
-        face = functional.center_crop(_picture(folder / "img_align_celeba" / name, "RGB"), [140, 140])
-        image[:] = np.asarray(functional.resize(face, [64, 64])).transpose(2, 0, 1)
     try:
-        with new.open("wb") as file:
-            np.save(file, images)
+        with new.open("wb") as file:  # not a mapped file: a full disc would kill the process
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            file.writelines(faces())
         new.replace(kept)
         return np.load(kept, mmap_mode="c")
     except OSError:
+        images = np.empty(shape, np.uint8)
+        for row, face in zip(images, faces(), strict=True):
+            row[:] = face
         return images
     finally:
         new.unlink(missing_ok=True)
 
 
-def _picture(path: Path, mode: str):
+def _picture(path: Path, mode: str, change: Callable = lambda image: image) -> np.ndarray:
     from PIL import Image
 
-    return _readable(path, lambda path: Image.open(path).convert(mode))
+    return _readable(path, lambda path: np.array(change(Image.open(path).convert(mode))))
 
 
 def from_npz(spec: ImageSet, path: Path) -> tuple[Tensor, ...]:
@@ -192,7 +207,7 @@ def _checked(spec: ImageSet, images, labels, shape: Sequence[int], where: Path) 
     def wrong(what: str) -> ValueError:
         return ValueError(f"{spec.title} in {where} cannot be used: {what}; {spec.hint}")
 
-    images, labels = np.ascontiguousarray(images), np.asarray(labels)
+    images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8:
         raise wrong(f"its images are of type {images.dtype}, not uint8")
     if images.shape[1:] != tuple(shape):

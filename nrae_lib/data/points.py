@@ -75,9 +75,9 @@ def check_options(least: int = 2, noise: float = 0.0, **counts: int) -> None:
 def sine(seed: int, n_train: int = 50, n_test: int = 10_000, noise: float = 0.2, sampling: str = "random") -> Dataset:
     """Noisy samples of {(x, sin x) : x in [-π, π]} (paper, section 4.1, Figure 4 and Table 1).
 
-    Every seed draws points and isotropic Gaussian noise anew; the paper does not say whether its ten "different noises"
-    share the points. The released code has ``sampling="grid"``, ``noise=0.3``, ``n_test=1000``. Test points lie on a
-    regular grid, free of noise.
+    The paper draws 50 random points and adds isotropic Gaussian noise of standard deviation 0.2; it does not say
+    whether the ten "different noises" share the points. Here every seed draws both anew. The released code has
+    ``sampling="grid"``, ``noise=0.3``, ``n_test=1000``. Test points lie on a regular grid, free of noise.
     """
     check_options(n_train=n_train, n_test=n_test, noise=noise)
     check_choice("sampling", sampling, ("random", "grid"))

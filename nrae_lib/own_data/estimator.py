@@ -1,10 +1,11 @@
 """Every method of the catalogue as a scikit-learn transformer, for one's own data."""
 
 import copy
-import io
+import hashlib
 import json
-import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass
 from math import prod
 from numbers import Integral
@@ -19,12 +20,13 @@ from torch import Tensor
 
 import nrae_lib
 from nrae_lib.core import densities, methods
-from nrae_lib.core.files import seal, unseal, write_atomically
+from nrae_lib.core.extras import library
+from nrae_lib.core.files import write_atomically
 from nrae_lib.core.models import Autoencoder, Circular, Network
 from nrae_lib.core.training import Optimization, fit
 from nrae_lib.runs import find_device
 
-_FORMAT = 2  # of saved files; raise it when an older version of this module could not read them
+_FORMAT = 1  # of saved files; raise it when an older version of this module could not read them
 _CHUNK = 8192  # rows that go through the network at once
 _DTYPES = (np.float64, np.float32)
 
@@ -34,8 +36,8 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     """An autoencoder that learns a low-dimensional code of the rows of X, by any method of ``methods.CATALOGUE``.
 
     Training is in float32; ``transform`` and its relatives compute and answer in the type of their argument, float32
-    or float64 (everything else becomes float64). No global random state is used or changed. On a CPU the same
-    ``random_state`` and data give the same result bit for bit.
+    or float64 (everything else becomes float64). The estimator never uses or changes a global random state. On a CPU
+    the same ``random_state`` and data give the same result bit for bit.
 
     Arguments:
         method: a name from ``methods.CATALOGUE``, also with penalties added, such as "nrae_l+mmd".
@@ -44,15 +46,16 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         hidden: widths of the encoder's hidden layers; the decoder mirrors them.
         activation: a name from ``models.ACTIVATIONS``. A ReLU network has no second derivative, which "nrae_q" needs.
         epochs, batch_size, learning_rate: of Adam; small data need more epochs.
-        method_options: others of ``methods.get(method).options`` by name, such as ``{"neighbor_weight": 0.5}``; weights
-            hold for standardized data.
-        latent: "plain", "circular" (on the unit circle or sphere), "batchnorm", or None for the method's own.
+        method_options: the method's other options by name, such as ``{"neighbor_weight": 0.5}``; see
+            ``methods.get(method).options``. Weights hold for standardized data.
+        latent: form of the code, "plain", "circular" (on the unit circle or sphere), "batchnorm", or None for the
+            method's own.
         standardize: subtract the mean of every feature and divide by ONE standard deviation, that of all centred
             values: scaling each feature by itself would change the metric, and with it the neighbours.
         image_shape: shape of what a row holds, such as (1, 28, 28), for images that were flattened; None: (D,).
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         random_state: a whole number, a ``numpy.random.RandomState``, or None for a new seed at every fit.
-        verbose: show how far training is, and its loss.
+        verbose: show a progress bar.
 
     Attributes:
         model_: the trained network, an ``nn.Module`` with ``encoder`` and ``decoder``, for standardized data.
@@ -98,24 +101,18 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         data = torch.from_numpy(((X - mean) / scale).astype(np.float32)).unflatten(1, recipe["data_shape"])
         optimization = Optimization(int(self.epochs), int(self.batch_size), float(self.learning_rate))
         objective, model = _built(recipe)
-        show = self._show if self.verbose else None
-        trained = fit(model.to(device), objective, data, optimization, recipe["seed"], progress=show)
+        with _progress_bar(optimization.epochs, self.method, self.verbose) as progress:
+            trained = fit(model.to(device), objective, data, optimization, recipe["seed"], progress=progress)
         # Only now, so that a training that fails leaves an earlier one untouched.
-        self._recipe, self._densities, self.mean_, self.scale_ = recipe, {}, mean, scale
-        self.seed_, self.n_neighbors_ = recipe["seed"], recipe["options"].get("n_neighbors")
-        self._n_features_out = recipe["network"]["latent_dim"]
-        self.model_, self.loss_ = model.cpu().eval().requires_grad_(False), trained.loss.cpu().numpy()
-        self.embedding_, self._draws = self._encode(X), None
-        if hasattr(self.model_.encoder, "posterior"):  # one draw per point from the posterior of its code
-            moments = [self.model_.encoder.posterior(some) for some in data.split(_CHUNK)]
-            code, log_deviation = (torch.cat(parts) for parts in zip(*moments, strict=True))
-            noise = torch.empty_like(code).normal_(generator=torch.Generator().manual_seed(self.seed_))
-            self._draws = (code + log_deviation.exp() * noise).numpy()
+        self._fitted(recipe, model.cpu(), mean, scale, trained.loss.cpu().numpy())
+        self.embedding_ = self._encode(X)
+        self._draws = _posterior_draws(self.model_, data, self.seed_)
         return self
 
-    def _show(self, done: int, loss: Tensor) -> None:
-        line = f"\r\x1b[K{self.method}: epoch {done}/{self.epochs}, loss={float(loss[-1]):.4g}"
-        print(line, end="\n" if done == self.epochs else "", file=sys.stderr, flush=True)
+    def _fitted(self, recipe: dict, model: Autoencoder, mean: np.ndarray, scale: float, loss: np.ndarray) -> None:
+        self._recipe, self._densities, self.mean_, self.scale_, self.loss_ = recipe, {}, mean, scale, loss
+        self.seed_, self.n_neighbors_ = recipe["seed"], recipe["options"].get("n_neighbors")
+        self.model_ = model.eval().requires_grad_(False)
 
     def _checked_recipe(self, count: int, features: int) -> dict:
         """What decides the network, as plain data, from the checked parameters."""
@@ -132,6 +129,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         options = {key: _plain(value) for key, value in (self.method_options or {}).items()}
         for name in {"n_neighbors", "latent"} & set(options):
             raise ValueError(f"{name} is a parameter of the estimator: set it there, not in method_options")
+
         method = methods.get(self.method)
         if self.latent is not None:
             options["latent"] = self.latent
@@ -140,8 +138,10 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             if self.n_neighbors >= count:
                 there = f"{count} points have only {count - 1} neighbours: {count - 1} are used"
                 warnings.warn(f"n_neighbors is {self.n_neighbors}, but {there}", stacklevel=3)
-        network, seed = asdict(Network(widths, int(self.n_components), self.activation)), _seed(self.random_state)
-        return {"method": self.method, "options": options, "network": network, "data_shape": shape, "seed": seed}
+        method.configure(**options)
+        network = Network(widths, int(self.n_components), self.activation)
+        built = {"method": self.method, "options": options, "network": asdict(network), "data_shape": shape}
+        return {**built, "seed": _seed(self.random_state)}
 
     def transform(self, X):
         """(N, m) codes of the (N, D) rows of X; the posterior's mean where the codes have a posterior."""
@@ -188,6 +188,10 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             codes = form(codes)
         return self._decode(codes.numpy().astype(self.embedding_.dtype, copy=False))
 
+    @property
+    def _n_features_out(self) -> int:
+        return self._recipe["network"]["latent_dim"]
+
     def _rows(self, X, reset: bool = False) -> np.ndarray:
         if not reset:
             check_is_fitted(self, "model_")
@@ -221,61 +225,94 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def __setstate__(self, state):
         super().__setstate__(state)
         if "model_" in state:
-            _, self.model_ = _built(self._recipe)
-            self.model_.load_state_dict({name: torch.tensor(value) for name, value in state["model_"].items()})
-            self.model_.eval().requires_grad_(False)
+            weights = {name: torch.tensor(value) for name, value in state["model_"].items()}
+            self.model_ = _built(self._recipe, weights)[1].eval().requires_grad_(False)
 
     def save(self, path):
         """Write the fitted estimator to one file, from which :meth:`load` gives the same numbers bit for bit.
 
-        It is an .npz archive followed by its checksum, holds no code, and is written atomically. A ``RandomState`` is
-        stored as the seed drawn from it; densities are fitted again when needed.
+        The file is in the safetensors format (ImportError without that package), holds no code, and is written
+        atomically. A ``RandomState`` is stored as the seed drawn from it; densities are fitted again when needed.
         """
         check_is_fitted(self, "model_")
-        state = self.__getstate__() | {"device": str(self.device)}
+        safetensors_torch = library("safetensors.torch", "safetensors", "saving needs", "methods")
+        params = self.get_params(deep=False) | {"device": str(self.device)}
         if not isinstance(self.random_state, Integral | None):
-            state["random_state"] = self.seed_
-        arrays = {f"model.{name}": value for name, value in state.pop("model_").items()}
-        numbers = [name for name, value in state.items() if isinstance(value, np.ndarray) and value.dtype != object]
-        arrays |= {name: state.pop(name) for name in numbers}
-        content = {"format": _FORMAT, "nrae_lib": nrae_lib.__version__, "state": state}
-        buffer = io.BytesIO()
-        np.savez(buffer, estimator=json.dumps(content, default=_plain), **arrays)
-        write_atomically(Path(path), seal(buffer.getvalue()))
+            params["random_state"] = self.seed_
+        content = {"format": _FORMAT, "nrae_lib": nrae_lib.__version__, "params": params, "recipe": self._recipe}
+        content["feature_names"] = getattr(self, "feature_names_in_", None)
+        text = json.dumps(content, default=_plain)
+        # Cloned, because tied weights share their memory, which the format does not know.
+        tensors = {f"model.{name}": value.clone().contiguous() for name, value in self.model_.state_dict().items()}
+        arrays = {"embedding": self.embedding_, "loss": self.loss_, "mean": self.mean_, "scale": [self.scale_]}
+        arrays |= {} if self._draws is None else {"draws": self._draws}
+        tensors |= {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+        metadata = {"manifold_autoencoder": text, "sha256": _digest(text, tensors)}
+        write_atomically(Path(path), safetensors_torch.save(tensors, metadata))
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote; FileNotFoundError, or ValueError for what cannot be read."""
+        """The fitted estimator that :meth:`save` wrote.
+
+        FileNotFoundError without such a file, ImportError without the package safetensors, ValueError for a file that is
+        damaged, comes from elsewhere or from a newer version of this library.
+        """
+        safetensors = library("safetensors", "safetensors", "loading needs", "methods")
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist or is no file")
         try:
-            with np.load(io.BytesIO(unseal(Path(path).read_bytes())), allow_pickle=False) as file:
-                arrays = dict(file)
-            content = json.loads(str(arrays.pop("estimator")))
-            if content["format"] > _FORMAT:
-                newer = f"format {content['format']} is newer than this version's ({_FORMAT}): update nrae_lib"
-                raise ValueError(f"it was written by nrae_lib {content['nrae_lib']}, whose {newer}")
-            state = {name: tuple(one) if isinstance(one, list) else one for name, one in content["state"].items()}
-            state["model_"] = {name[6:]: arrays.pop(name) for name in [*arrays] if name.startswith("model.")}
-            if "feature_names_in_" in state:
-                state["feature_names_in_"] = np.array(state["feature_names_in_"], dtype=object)
-            self = cls()
-            self.__setstate__(state | arrays)
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            text = metadata["manifold_autoencoder"]
+            content = json.loads(text)
+            if content["format"] <= _FORMAT and metadata["sha256"] != _digest(text, tensors):
+                raise ValueError("its checksum does not match")
         except Exception as error:
-            wrong = "is damaged, or was not written by ManifoldAutoencoder.save of this version"
-            raise ValueError(f"{path} {wrong} ({error})") from error
+            raise ValueError(f"{path} is damaged or was not written by ManifoldAutoencoder.save ({error})") from error
+        if content["format"] > _FORMAT:
+            newer = f"whose format {content['format']} is newer than this version's ({_FORMAT}): update nrae_lib"
+            raise ValueError(f"{path} was written by nrae_lib {content.get('nrae_lib')}, {newer}")
+        recipe, params = content["recipe"], content["params"]
+        self = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in params.items()})
+        weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+        try:
+            _, model = _built(recipe, weights)
+        except (ValueError, RuntimeError) as error:  # a method or a network that this version builds differently
+            raise ValueError(f"{path} does not fit this version of nrae_lib: {error}") from error
+        self.embedding_, loss, mean = (tensors[name].numpy() for name in ("embedding", "loss", "mean"))
+        self._fitted(recipe, model, mean, float(tensors["scale"]), loss)
+        self._draws, self.n_features_in_ = tensors["draws"].numpy() if "draws" in tensors else None, len(mean)
+        if content["feature_names"] is not None:
+            self.feature_names_in_ = np.array(content["feature_names"], dtype=object)
         return self
 
 
-def _built(recipe: dict) -> tuple[methods.Objective, Autoencoder]:
-    """Objective and untrained network of a checked recipe."""
+def _built(recipe: dict, weights: dict[str, Tensor] | None = None) -> tuple[methods.Objective, Autoencoder]:
+    """Objective and network of a checked recipe: untrained, or with these weights."""
     objective = methods.get(recipe["method"]).configure(**recipe["options"])
-    return objective, objective.build(Network(**recipe["network"]), tuple(recipe["data_shape"]), recipe["seed"])
+    model = objective.build(Network(**recipe["network"]), tuple(recipe["data_shape"]), recipe["seed"])
+    if weights is not None:
+        model.load_state_dict(weights)
+    return objective, model
+
+
+@torch.no_grad()
+def _posterior_draws(model: Autoencoder, data: Tensor, seed: int) -> np.ndarray | None:
+    """(N, m) one draw per point from the posterior of its code; None for codes without a posterior."""
+    if not hasattr(model.encoder, "posterior"):
+        return None
+    parts = zip(*(model.encoder.posterior(part) for part in data.split(_CHUNK)), strict=True)
+    mean, log_deviation = map(torch.cat, parts)
+    noise = torch.empty_like(mean).normal_(generator=torch.Generator().manual_seed(seed))
+    return (mean + log_deviation.exp() * noise).numpy()
 
 
 def _seed(random_state) -> int:
-    """A seed for PyTorch; a whole number stands for itself, and None for no seed of numpy's global state."""
-    generator = np.random.RandomState() if random_state is None else check_random_state(random_state)
+    """A seed for PyTorch; a whole number stands for itself."""
+    if random_state is None:  # not check_random_state, which would draw from numpy's global state
+        return int(np.random.RandomState().randint(2**31 - 1))
+    generator = check_random_state(random_state)
     return int(random_state) if isinstance(random_state, Integral) else int(generator.randint(2**31 - 1))
 
 
@@ -300,3 +337,26 @@ def _whole_numbers(name: str, values) -> tuple[int, ...]:
 def _plain(value):
     """numpy's numbers, which a search over an array of candidates brings, as Python's."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+@contextmanager
+def _progress_bar(epochs: int, title: str, shown: bool) -> Iterator[Callable[[int, Tensor], None] | None]:
+    if not shown:
+        yield None
+        return
+    with library("tqdm.auto", "tqdm", "verbose=True needs", "methods").tqdm(
+        total=epochs, desc=title, unit="epoch"
+    ) as bar:
+
+        def progress(done: int, loss: Tensor) -> None:
+            bar.set_postfix(loss=f"{float(loss[-1]):.4g}", refresh=False)
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _digest(text: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -31,10 +31,10 @@ def read_points(
     """Points to train on, one per row (or per image), their names, and labels that colour them.
 
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
-    does for coordinates far from the origin. Values keep their units, nothing is scaled except images. ValueError for
-    what cannot be read or used, FileNotFoundError, and ImportError without the library that reads this kind of file.
+    does for coordinates far from the origin. Values keep their units, nothing is scaled except images.
 
-    - ``.npy``: an array of shape (N, ...), at least two-dimensional; ``.npz``: its only array, or the array ``key``.
+    - ``.npy``: an array of shape (N, ...), at least two-dimensional.
+    - ``.npz``: its only array, or the array ``key``.
     - ``.csv`` (separated by comma, semicolon or tab) and ``.parquet``: one point per row, every column a number. The
       first line of a .csv is a header unless all its entries are numbers other than 0, 1, 2, ... (the names that pandas
       gives); columns without a header are named 0, 1, 2, ...
@@ -42,9 +42,15 @@ def read_points(
       H, W), colour images (N, 3, H, W), from 0 (black) to 1 (white), turned upright as their EXIF tag says.
 
     Arguments:
+        key: the array of an .npz file that holds the points.
         columns: the columns of a table to use, in this order; None: all but ``labels``.
         labels: a column of the table, an array of the .npz file, or a .npy or .csv file with one label per point, with
             or without a header; "" for none.
+
+    Raises:
+        FileNotFoundError, ImportError: if there is nothing at ``path``, or no library that reads this kind of file.
+        ValueError: for an unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity,
+            less than two points, images that differ in size or mode, labels that are not there or not one per point.
     """
     path = Path(path)
     if not path.exists():
@@ -135,15 +141,16 @@ def _columns(path: Path, columns: Sequence[str] | None, labels: str):
     names = list(frame)
     if columns is None:
         if any(name.startswith("Unnamed: ") for name in names):  # what pandas calls a column without a header
-            raise ValueError(
-                f"{path} has a column without a name (row numbers?): name it, or choose the columns to use"
-            )
+            hint = "name it, or choose the columns to use"
+            raise ValueError(f"{path} has a column without a name (row numbers?): {hint}")
         columns = [name for name in names if name != labels]
     missing = ", ".join(repr(name) for name in columns if name not in names)
     if missing or not columns:
         raise ValueError(f"{path} has no column {missing or 'chosen'}: choose among {', '.join(names)}")
+    if len(frame) == 0:
+        raise ValueError(f"{path} is empty: it has no rows")
     kind = library("pandas", "pandas", f"reading {path} needs", "methods").api.types.infer_dtype
-    bad = [name for name in columns if kind(frame[name]) not in ("integer", "floating", "mixed-integer-float", "empty")]
+    bad = [name for name in columns if kind(frame[name]) not in ("integer", "floating", "mixed-integer-float")]
     if bad:
         example, remedy = frame[bad[0]].iloc[0], "remove them, or choose the columns to use"
         if ";" in f"{bad[0]}{example}":
@@ -162,7 +169,7 @@ def _images(folder: Path) -> tuple[np.ndarray, list[str]]:
     library("PIL", "pillow", f"reading {folder} needs", "methods")
     from PIL import Image, ImageOps
 
-    images, first = [], ""
+    images, kinds = [], []
     for path in paths:
         try:
             with Image.open(path) as file:
@@ -174,10 +181,11 @@ def _images(folder: Path) -> tuple[np.ndarray, list[str]]:
             raise ValueError(f"{path} holds {frames} images: save each to a file of its own")
         if mode not in _WHITE:
             raise ValueError(f"{path} has the mode {mode}: save it as a grey (L) or colour (RGB) image")
-        kind = f"{pixels.shape[2]} x {pixels.shape[1]} pixels, mode {mode}"
-        first = first or kind
-        if kind != first:
-            raise ValueError(f"{path} ({kind}) differs from {paths[0].name} ({first}): all images must be alike")
+        kinds.append(f"{pixels.shape[2]} x {pixels.shape[1]} pixels, mode {mode}")
+        if kinds[-1] != kinds[0]:
+            raise ValueError(
+                f"{path} ({kinds[-1]}) differs from {paths[0].name} ({kinds[0]}): all images must be alike"
+            )
         images.append(pixels.astype(np.float32) / _WHITE[mode])
     return np.stack(images), [path.name for path in paths]
 
@@ -217,8 +225,8 @@ def _labels(name: str, labels: np.ndarray | None, data: Path, count: int) -> np.
         raise ValueError(f"labels {name!r} has the shape {labels.shape}, but there are {count} points: give one each")
     if labels.dtype.kind in "iuf":
         return labels
-    texts = ["missing" if one is None or one == "" or one != one else str(one) for one in labels.tolist()]
-    return np.array(texts, dtype=object)
+    gone = (None, "")  # NaN differs from itself
+    return np.array(["missing" if one in gone or one != one else str(one) for one in labels.tolist()], dtype=object)
 
 
 def _label_lines(file: Path, count: int) -> np.ndarray:
@@ -244,6 +252,8 @@ def check_codes_path(path: str | Path, sources: Sequence[str | Path], shape: tup
     path = Path(path)
     if path.suffix.lower() not in (".csv", ".npy", ".parquet"):
         raise ValueError(f"codes {str(path)!r} has the ending {path.suffix!r}: choose one of .csv, .npy, .parquet")
+    if not path.parent.is_dir():
+        raise ValueError(f"codes {str(path)!r}: the folder {path.parent} does not exist")
     if path.exists() and (path.resolve() in {Path(one).resolve() for one in sources} or not _holds_codes(path, shape)):
         raise ValueError(f"codes {str(path)!r} exists and does not hold earlier codes: choose another name")
 
@@ -261,13 +271,12 @@ def _holds_codes(path: Path, shape: tuple[int, int]) -> bool:
 
 def codes_frame(codes: Mapping[str, np.ndarray], files: Sequence[str] = ()):
     """DataFrame of (N, m) codes by method: ``row`` from 0, the ``file`` of an image, "ae_z1", "ae_z2", ..."""
-    pandas = library("pandas", "pandas", "a table of codes needs", "methods")
+    import pandas
+
     columns = {f"{name}_z{place}": column for name in codes for place, column in enumerate(codes[name].T, 1)}
     table = pandas.DataFrame(columns, dtype=np.float32)
-    if len(files):
-        table.insert(0, "file", list(files))
-    table.insert(0, "row", range(len(table)))
-    return table
+    named = {"file": list(files)} if len(files) else {}
+    return pandas.concat([pandas.DataFrame({"row": range(len(table)), **named}), table], axis=1)
 
 
 def write_codes(path: str | Path, table) -> None:

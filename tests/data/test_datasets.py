@@ -132,7 +132,7 @@ def made(name, **options):
         (partial(datasets.sizes, "mnist", "M", "stand_in"), "unknown size 'M': choose one of S, L"),
         (
             partial(datasets.sizes, "mnist", "S", "stand_in", {"train": 3}),
-            "unknown number 'train': choose one of n_train",
+            "unknown number 'train' in most: choose among n_train",
         ),
         (partial(Dataset, torch.zeros(0, 2), torch.zeros(3, 2)), "training data is empty"),
         (partial(Dataset, torch.tensor([[1.0], [nan]]), torch.zeros(3, 1)), "NaN or infinite values in 1 of 2"),

@@ -224,7 +224,7 @@ def test_empty_truncated_changed_and_foreign_files(tmp_path, name):
         ("x,y\n1,2,3\n4,5,6\n", "damaged or no table of equally long rows"),
         ("x,y\n1,2\n4,5,6\n", "damaged or no table of equally long rows"),
         ("x,y\n1,2\n4\n", r"in the points 1 \("),
-        ("x,y\n", "holds 0 points: at least 2"),
+        ("x,y\n", "is empty: it has no rows"),
         ("x,y\n1,two\n3,4\n", "not numbers: 'y'"),
         ("1,,3\n4,5,6\n", r"in the points 0 \("),
         ("NA,1\n2,3\n4,5\n", r"missing values.* in the points 0 "),
@@ -301,7 +301,7 @@ def test_codes_are_written_for_every_ending_and_replace_only_codes(tmp_path):
     frame = files.codes_frame({"ae": CODES[:, :2], "nrae_q+mmd": CODES[:, 2:]}, [f"{place}.png" for place in range(24)])
     assert list(frame) == ["row", "file", "ae_z1", "ae_z2", "nrae_q+mmd_z1", "nrae_q+mmd_z2"]
     for ending in (".csv", ".parquet", ".npy"):
-        path = tmp_path / "new" / f"codes{ending}"
+        path = tmp_path / f"codes{ending}"
         for _ in range(2):  # a new file, and one of earlier codes
             files.check_codes_path(path, [], (24, 4))
             files.write_codes(path, frame)
@@ -316,3 +316,5 @@ def test_codes_are_written_for_every_ending_and_replace_only_codes(tmp_path):
             files.check_codes_path(path, [], (24, 2))
     with pytest.raises(ValueError, match=r"ending '.txt': choose one of .csv, .npy, .parquet"):
         files.check_codes_path("codes.txt", [], (24, 2))
+    with pytest.raises(ValueError, match="does not exist"):
+        files.check_codes_path(tmp_path / "nowhere" / "codes.csv", [], (24, 2))

@@ -19,10 +19,11 @@ def scalar_curvature(decoder: Callable[[Tensor], Tensor], z: Tensor, block: int 
     .. math:: R = \sum_{abcd} g^{ac} g^{bd} \big(\langle \mathrm{II}_{ac}, \mathrm{II}_{bd} \rangle
               - \langle \mathrm{II}_{ad}, \mathrm{II}_{bc} \rangle\big)
 
-    (do Carmo, *Riemannian Geometry*, 1992, chapter 6, theorem 2.5, traced twice). A surface (m = 2) has R = 2K, twice the
-    Gaussian curvature; a curve has 0, a sphere of radius r has 2 / r², a decoder without curved layers (ReLU) 0 almost
-    everywhere. Float64 is recommended: R is a difference of products of second derivatives. NaN where f is no immersion
-    to rounding: where det G is at most ten times the rounding unit times (tr G / m)ᵐ.
+    (do Carmo, *Riemannian Geometry*, 1992, chapter 6, theorem 2.5, traced twice). A surface (m = 2) has R = 2K, twice
+    the Gaussian curvature; a curve has 0, a decoder without curved layers (ReLU) 0 almost everywhere. The unit is 1 /
+    (unit of the data)²: a sphere of radius r has 2 / r². Float64 is recommended: R is a difference of products of
+    second derivatives. NaN where f is no immersion to rounding: where det G is at most ten times the rounding unit
+    times (tr G / m)ᵐ.
 
     Arguments:
         decoder: f, (B, m) -> (B, ...), a network or any function that :func:`nrae_lib.core.taylor.taylor` differentiates.

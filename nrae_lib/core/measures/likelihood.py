@@ -48,7 +48,8 @@ class Likelihood(nn.Module):
 
         .. math:: E_{q(z|x)}[\log p_\sigma(x \mid z)] - \mathrm{KL}\big(q_\epsilon(z \mid x) \,\Vert\, p_\gamma(z)\big)
 
-        Of (N, ...) finite points on any device, ``block`` of them at once; bytes become float32 in [0, 1].
+        Of (N, ...) finite points on any device, ``block`` of them at once; bytes become float32 in [0, 1], the unit of
+        the density. ``seed`` decides all draws.
         """
         generator, found = torch.Generator(self.log_sigma.device).manual_seed(seed), []
         for x in blocks(self.model, points, block):
@@ -74,8 +75,8 @@ def fit_elbo(
 
     The density is that of :class:`nrae_lib.core.densities.RealNVP`. The paper states no optimiser, initial values or
     floor. Here: Adam with a cosine decay to zero; :math:`\sigma_d` starts at the root mean square error of feature d
-    over the training points; ε at whichever of s, s/2, ..., s/2¹⁵ has the largest ELBO on at most 1,024 points, with s
-    the root mean square of the codes' standard deviations.
+    over the training points, the flow near the standard normal of standardised codes, ε at whichever of s, s/2, ...,
+    s/2¹⁵ has the largest ELBO on at most 1,024 points, with s the root mean square of the codes' standard deviations.
 
     **The floor decides the numbers.** A feature that is reproduced exactly at every point, such as a black corner of an
     image, would drive its σ to zero and add :math:`-\log\sigma_d - \tfrac12 \log 2\pi` without bound. So σ, in the unit
@@ -85,6 +86,7 @@ def fit_elbo(
         model: with ``encoder`` g and ``decoder`` f; not modified.
         train: (N, ...) real points or bytes, which become float32 in [0, 1].
         validation: if given, the parameters of the epoch with the largest ELBO on these points (one draw each) are kept.
+        epochs, batch_size, learning_rate: of Adam; each epoch goes through the points in a new random order.
         density: another :math:`p_\gamma`, a module with ``log_prob``; its parameters are trained in place.
 
     Raises:

@@ -100,7 +100,8 @@ def circular_correlation(angle_code: Tensor, angle_true: Tensor) -> float:
 
     That is the smaller canonical correlation of the points :math:`(\cos\alpha, \sin\alpha)` and
     :math:`(\cos\beta, \sin\beta)` when both have the second moments of a full circle. Here it is that correlation
-    always: a perfect winding of unevenly drawn angles has 1, too. A fold, a double winding and a constant code have 0.
+    always: a perfect winding of unevenly drawn angles has 1, too. A fold, a double winding and a
+    constant code of a full circle have 0.
     """
     angles, frames = (_angles(angle_code), _angles(angle_true)), []
     _check(*angles)
@@ -187,7 +188,8 @@ def grid_smoothness(images: Tensor, where: Tensor | None = None) -> float:
 
     with first and second differences along rows and columns, :math:`\Delta_r^2 x = x_{r+1,c} - 2 x_{r,c} + x_{r-1,c}`,
     and means ⟨·⟩ over all places where they exist. It has no unit, does not change with the images' contrast, and falls
-    with the square of the grid's step. White noise has 3, a zigzag along one direction 4; 0 if no neighbours differ.
+    with the square of the grid's step: compare grids of equally many images. White noise has 3, a zigzag along one
+    direction 4; 0 if no neighbours differ.
 
     Arguments:
         images: (R, C, ...), R, C >= 3, finite.

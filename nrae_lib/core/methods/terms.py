@@ -213,7 +213,7 @@ def check_fields(settings: Any, label: Callable[[str], str] = str) -> None:
 
 def check_choice(name: str, value: Any, valid: tuple) -> None:
     """Stop with one sentence unless ``value`` is one of ``valid``."""
-    if value not in valid:
+    if value not in tuple(valid):  # an unhashable value is no key, either
         raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(map(str, valid))}")
 
 

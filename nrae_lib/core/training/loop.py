@@ -68,7 +68,8 @@ def fit(
 
     Arguments:
         model: made by ``objective.build``, on the device to train on; ``objective`` is what is minimized.
-        data: (N, ...) float32, float64 or uint8 training points; bytes become float32 / 255 batch by batch.
+        data: (N, ...) float32, float64 or uint8 training points, moved to the device once, as they are; bytes
+            become float32 / 255 batch by batch.
         seed: of the batches' order and of everything the terms draw.
         frame_epochs: after how many epochs ``draw(model)`` is recorded (0: before the first step).
         checkpoint: file for the state of training, written atomically every ``checkpoint_seconds``, also inside an
@@ -79,9 +80,10 @@ def fit(
             ``optimization.patience``, and the model gets the weights of the epoch with the lowest error.
 
     Raises:
-        TypeError, ValueError: for data of another type, empty or not finite, an impossible graph, or patience without
-            validation.
-        Diverged: (a FloatingPointError) when the loss is no longer finite or exploded.
+        TypeError: for data of another type.
+        ValueError: for empty data, NaN or infinity in it, an impossible graph, or patience without validation.
+        Diverged: (a FloatingPointError) when the loss is no longer finite or exploded, naming the epoch, the step and
+            the term that broke first, and the last good checkpoint.
         Interrupted: (a SystemExit) after SIGTERM (or ``nrae_lib.core.training.stop_event``), once the checkpoint is
             written.
     """

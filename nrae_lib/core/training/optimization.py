@@ -25,12 +25,12 @@ class Optimization:
         decay_start: fraction of the epochs after which the learning rate shrinks (released code: 0.8); 1.0 for never.
         decay: "step" multiplies it by ``decay_factor`` every ``decay_every`` epochs (released code: 0.9 and 10);
             "cosine" lets it fall to zero along half a cosine, reached after the last epoch.
-        patience: stop when the validation error has risen this many epochs in a row (supplement, section 1: 10); 0 for
-            never.
+        patience: stop when the validation error has risen this many epochs in a row, each time above the epoch
+            before (supplement, section 1: 10); 0 for never.
         precision: of matrix products and convolutions on a GPU: "tf32" (inputs rounded to 10 bits, sums in float32),
             "float32", or "bf16" (autocast to bfloat16 in the forward pass; weights and optimizer stay float32). On a
-            CPU "tf32" is float32, and "bf16" may be emulated. In bf16 the difference z' - z of close codes keeps few
-            digits: an error of about 2^-9 ‖z‖/‖z' - z‖.
+            CPU "tf32" is float32, and "bf16" is emulated where the processor has no such instructions. In bf16 the
+            difference z' - z of close codes keeps few digits: an error of about 2^-9 ‖z‖/‖z' - z‖.
 
     A value out of range raises a ValueError that names what is valid.
     """
