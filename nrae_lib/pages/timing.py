@@ -51,8 +51,8 @@ _POINTS = 500  # of the random data; more than the neighbours of any objective
 class Formulation(Objective):
     """Another way to compute an objective's loss: same batches, same neighbours, same result."""
 
-    formula: Callable[[Objective, Batch, dict], Tensor]  # (objective, batch, what it prepared) -> loss
-    fused: bool = True  # Adam, as in this library; PyTorch's default, as in the released code, if not
+    formula: Callable[[Objective, Batch, dict], Tensor]  #: (objective, batch, what it prepared) -> loss
+    fused: bool = True  #: Adam, as in this library; PyTorch's default, as in the released code, if not
 
     def loss(self, batch: Batch, prepared: dict, record: Tensor | None = None) -> Tensor:
         return self.formula(self, batch, prepared)

@@ -77,8 +77,10 @@ class Plan:
                 raise ValueError(
                     f"condition {name!r} takes the choices of {source!r}, which is no condition that searches"
                 )
-            searches = source == name and any(self.candidates(name, method) for method in self.methods_of(name))
-            if reported and searches and not content.get("search_data_options"):
+        for name in self.conditions if reported else ():
+            sources = [self.source(name, method) for method in self.methods_of(name)]
+            used = [source for source, method in sources if self.searches(source, method)]
+            if any(not self.conditions[source].get("search_data_options") for source in used):
                 raise ValueError(
                     f"choices must be made on held-out seeds: the search of condition {name!r} has the seeds {reported}, "
                     f"which are among the {self.seeds} that are reported"
@@ -137,7 +139,7 @@ class Study:
 
     Arguments:
         experiment: folder of its committed results under ``results/``.
-        plan: preset -> :class:`Plan`.
+        plan: preset -> :class:`Plan`. The study's ``plan`` is that of its preset, ``full_plan`` that of "paper".
         preset: "smoke", "quick" or "paper".
         names: the methods that this page was asked for; all of the plan if empty.
         only: the conditions to run; all of the plan if empty.
@@ -371,7 +373,9 @@ def _numbers(content: dict[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
     def text(value: Any) -> str:
-        return "-".join(map(str, value)) if isinstance(value, (list, tuple)) else f"{value:,}"
+        if isinstance(value, (list, tuple)):
+            return "-".join(map(str, value))
+        return f"{value:,}" if isinstance(value, (int, float)) else str(value)
 
     return {word: text(found[name]) for name, word in words.items() if name in found}
 

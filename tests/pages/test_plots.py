@@ -283,18 +283,21 @@ def test_curvature_fields_share_one_symmetric_scale_with_flat_in_the_middle():
     (lambda: plots.learned_curves({}), "panels is empty"),
     (lambda: plots.code_circles({}), "nothing to draw"),
     (lambda: plots.cost_chart({}), "nothing to draw"),
+    (lambda: plots.cost_chart({"x": {"ae": (np.nan, 1, 1)}}), "every ratio must be a positive number"),
+    (lambda: plots.cost_chart({"x": {}}), "was anything measured"),
     (lambda: plots.learned_curves({"ae": SINE | {"train": np.zeros((3, 3))}}), r"must have shape \(points, 2\), not \(3, 3\)"),
     (lambda: plots.learned_curves({"ae": SINE | {"train": np.full((3, 2), np.nan)}}), "did training diverge"),
     (lambda: plots.per_seed(SEEDS, "mse", ["vae"]), "there is nothing to draw"),
     (lambda: plots.search_grid(SEARCH, {}), "nothing to draw"),
+    (lambda: plots.search_grid(SEARCH, {"ae": {"nope": 1}}), "the frame has no column 'nope'; its columns are: "),
+    (lambda: plots.per_seed(SEEDS, "nope", METHODS), "the frame has no column 'nope'"),
     (lambda: plots.sweep(SWEEP, "n", "mse", ("cae",)), "there is nothing to draw"),
     (lambda: plots.dot_rows(ROWS, METHODS, "error", relative_to="nrae_q"), "no row has a number to draw relative to nrae_q"),
     (lambda: plots.show(EVERY_PICTURE["per_seed"](), " "), "alt is empty"),
-    # The sentences of matplotlib and numpy.
-    (lambda: plots.latent_grids({"ae": {"grid": np.zeros((2, 3, 1, 2, 2), np.uint8), "near": np.ones((3, 2), bool)}}), "broadcast"),
-    (lambda: plots.latent_order({"ae": ROLL | {"code": np.zeros(3)}}), "must match exactly"),
-    (lambda: plots.code_circles({"ae": CIRCLE | {"angle": np.zeros(5)}}), "inconsistent with 'x' and 'y'"),
-    (lambda: plots.code_planes({"ae": CIRCLE | {"angle": np.zeros(5)}}), "inconsistent with 'x' and 'y'"),
+    (lambda: plots.latent_grids({"ae": {"grid": np.zeros((2, 3, 1, 2, 2), np.uint8), "near": np.ones((3, 2), bool)}}), r"near has shape \(3, 2\), but its grid \(2, 3\)"),
+    (lambda: plots.latent_order({"ae": ROLL | {"code": np.zeros(3)}}), "code of 'ae' has 3 entries, but train "),
+    (lambda: plots.code_circles({"ae": CIRCLE | {"angle": np.zeros(4)}}), "angle of 'ae' has 4 entries, but code "),
+    (lambda: plots.code_planes({"ae": CIRCLE | {"angle": np.zeros(5)}}), "angle of 'ae' has 5 entries, but code "),
 ])  # fmt: skip
 def test_wrong_input_gets_one_clear_sentence(call, message):
     with pytest.raises(ValueError, match=message):

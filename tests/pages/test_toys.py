@@ -79,5 +79,5 @@ def test_dotted_lines_join_neighbours_and_their_reconstructions():
     expected = [pair for c in (2, 10) for pair in zip(one["train"][one["graph"][c]], one["near"][c], strict=True)]
     assert len(dotted) == len(expected) and np.allclose(dotted, expected)
     assert figure.narrow is None and first.get_xlabel() == "a note"
-    with pytest.raises(ValueError, match="arrays must have the same shape"):
+    with pytest.raises(ValueError, match=r"must have shapes \(n, k\) and \(n, k, 2\), not"):
         plots.neighborhood_reconstructions({"ae": one | {"near": one["near"][:, :2]}})

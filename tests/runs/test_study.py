@@ -159,6 +159,11 @@ def test_the_first_seed_and_a_condition_may_keep_what_they_want_and_the_search_m
         ({"conditions": {"a": condition(methods="ae")}}, "the methods of condition 'a' must be a list of names"),
         ({"search_seeds": (1, 5)}, r"choices must be made on held-out seeds: .* condition 'thin' has the seeds \[1\]"),
         ({"search_seeds": (0,), "criterion": "validation_mse"}, "choices must be made on held-out seeds"),
+        # The search of a method or a condition that is itself not shown.
+        (
+            {"search_seeds": (0,), "conditions": {"a": condition(same_choice={"ae": "dae"}, methods=("ae",))}},
+            "choices must be made on held-out seeds",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_is_one_sentence(changes, sentence):

@@ -63,6 +63,12 @@ def neighborhood_reconstructions(panels, truth=None):
         truth: (p, 2), the noise-free curve, dashed; optional.
     """
 
+    multiples.check_lengths(panels, graph="train", near="train")
+    for title, panel in panels.items():
+        if np.shape(panel["near"]) != (*np.shape(panel["graph"]), 2):
+            shapes = f"{np.shape(panel['graph'])} and {np.shape(panel['near'])}"
+            raise ValueError(f"graph and near of {title!r} must have shapes (n, k) and (n, k, 2), not {shapes}")
+
     def draw(axis, panel):
         train, near, chosen = panel["train"], panel["near"], list(panel["chosen"])
         _draw_truth(axis, truth, linewidth=1, alpha=0.4)
@@ -99,7 +105,7 @@ def latent_order(panels):
     """
     from matplotlib.ticker import MultipleLocator
 
-    panels = multiples.not_empty(panels)
+    multiples.check_lengths(panels, code="train", angle="train", test_angle="reconstruction")
     angles = np.concatenate([one[name].ravel() for one in panels.values() for name in ("angle", "test_angle")])
     colours = multiples.colours_between(ORDER_COLOURS, angles.min(), angles.max())
 

@@ -5,7 +5,14 @@ import math
 import numpy as np
 
 from nrae_lib.pages.plots.images import mosaic
-from nrae_lib.pages.plots.panels import colour_bar, colours_between, not_empty, points_of, small_multiples
+from nrae_lib.pages.plots.panels import (
+    check_lengths,
+    colour_bar,
+    colours_between,
+    not_empty,
+    points_of,
+    small_multiples,
+)
 from nrae_lib.pages.plots.style import ORDER_COLOURS
 
 # ORDER_COLOURS, closed to a circle through green: an angle has no end.
@@ -14,6 +21,7 @@ CYCLIC_COLOURS = (*ORDER_COLOURS, "#2f9150", "#0f8f93", ORDER_COLOURS[0])
 
 def _by_angle(panels, draw, half, columns=None):
     """Squares of codes that are coloured by their angle in degrees, with a colour bar."""
+    check_lengths(panels, angle="code")
     colours = colours_between(CYCLIC_COLOURS, 0, 360)
 
     def drawn(axis, panel):
@@ -66,9 +74,11 @@ def latent_grids(panels):
     """
 
     def draw(axis, panel):
-        *_, height, width = panel["grid"].shape
+        (*size, _, height, width), near = np.shape(panel["grid"]), np.asarray(panel["near"])
+        if list(near.shape) != size:
+            raise ValueError(f"near has shape {near.shape}, but its grid {tuple(size)}")
         picture = mosaic(panel["grid"])
-        near = panel["near"].repeat(height + 1, 0).repeat(width + 1, 1)[:-1, :-1]
+        near = near.repeat(height + 1, 0).repeat(width + 1, 1)[:-1, :-1]
         picture[..., 3] //= np.where(near, 1, 3).astype(np.uint8)
         axis.imshow(picture, interpolation="nearest")
         axis.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))

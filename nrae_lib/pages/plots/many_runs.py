@@ -22,8 +22,16 @@ def mean_and_deviation(values):
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+def check_columns(frame, *names):
+    """One sentence if the frame lacks a column."""
+    for name in names:
+        if name not in frame:
+            raise ValueError(f"the frame has no column {name!r}; its columns are: {', '.join(map(str, frame.columns))}")
+
+
 def finite(frame, value, methods):
     """The rows of these methods with a number to draw, or one sentence."""
+    check_columns(frame, "method", value)
     drawn = frame[frame["method"].isin(list(methods)) & np.isfinite(frame[value].astype(float))]
     if drawn.empty:
         raise ValueError(f"no finite {value!r} for any of {', '.join(methods)}: there is nothing to draw")
@@ -104,10 +112,13 @@ def search_grid(frame, chosen):
 
     maps, lines = {}, {}
     for method in chosen:
+        check_columns(frame, "method", "validation_mse", *chosen[method])
         runs = frame[frame["method"] == method]
         # lambda across and k down, as the book's text speaks of them.
         options = sorted(chosen[method], key=lambda name: name == "n_neighbors")
         options = [name for name in options if runs[name].nunique() > 1]
+        if len(options) > 2:
+            raise ValueError(f"{method!r} was searched over {', '.join(options)}: only one or two options can be drawn")
         if options:
             means = runs.groupby(options)["validation_mse"].mean().replace(np.inf, np.nan)
             (lines if len(options) == 1 else maps)[method] = means

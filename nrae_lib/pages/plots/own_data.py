@@ -30,7 +30,7 @@ def codes_of_points(panels, colour, colour_name, seed=0):
     """
     colour = np.asarray(colour)
     for name, codes in multiples.not_empty(panels).items():
-        if len(codes) != len(colour):
+        if np.ndim(codes) != 2 or len(codes) != len(colour):
             raise ValueError(f"codes of {name!r} have the shape {np.shape(codes)}, but the colour has {colour.shape}")
     generator = np.random.default_rng(seed)
     order, height = generator.permutation(len(colour)), generator.uniform(-0.1, 0.1, len(colour))

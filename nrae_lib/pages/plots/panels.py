@@ -105,6 +105,15 @@ def not_empty(panels):
     return panels
 
 
+def check_lengths(panels, **partners):
+    """One sentence unless in every panel the arrays named have as many entries as their partners, such as code="train"."""
+    for title, panel in not_empty(panels).items():
+        for name, partner in partners.items():
+            if len(panel[name]) != len(panel[partner]):
+                found = f"{len(panel[name])} entries, but {partner} {len(panel[partner])}"
+                raise ValueError(f"{name} of {title!r} has {found}")
+
+
 def points_of(values):
     """Points of the plane as floats, or one sentence."""
     points = np.asarray(values, dtype=float)

@@ -67,18 +67,21 @@ def cost_chart(series, paper=None):
         paper: method -> number as printed; optional.
     """
     first, *_ = not_empty(series).values()
+    shown = [number for row in series.values() for numbers in row.values() for number in numbers]
+    if not shown or not all(math.isfinite(number) and number > 0 for number in shown):
+        raise ValueError("every ratio must be a positive number: was anything measured?")
     everything = [*sorted(first, key=first.get), *(name for row in series.values() for name in row)]
     names = list(dict.fromkeys(everything))
     with style():
         figure, [axis] = new_figure(22 * len(names) + 90)
         axis.axvline(1, color="black", linewidth=1, alpha=0.5)
-        for number, (label, row) in enumerate(series.items()):
+        for number, (mark, (label, row)) in enumerate(zip(SERIES_MARKS, series.items(), strict=False)):
             apart = 0.36 * (number - (len(series) - 1) / 2) / max(1, len(series) - 1)
             look = {} if number == 0 else {"markerfacecolor": "none"}
             for name, (median, low, high) in row.items():
-                bars = dict(xerr=[[median - low], [high - median]], fmt=SERIES_MARKS[number], markersize=6, linewidth=2)
+                bars = dict(xerr=[[median - low], [high - median]], fmt=mark, markersize=6, linewidth=2)
                 axis.errorbar(median, names.index(name) + apart, color=method_colour(name), **bars, **look)
-            axis.plot([], [], SERIES_MARKS[number], color="#808080", label=label, **look)
+            axis.plot([], [], mark, color="#808080", label=label, **look)
         printed = [(number, names.index(name)) for name, number in (paper or {}).items() if name in names]
         if printed:
             axis.plot(*zip(*printed, strict=True), "D", color="black", markerfacecolor="none", label="paper")

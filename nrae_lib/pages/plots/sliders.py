@@ -32,7 +32,11 @@ def scrubber(panels, frame_steps, truth=None, alt="The learned manifold during t
         truth: (q, 2), the noise-free curve, dashed; optional.
         alt: one sentence that says what the animation shows.
     """
-    frames = {title: _thinned(panel["frames"]) for title, panel in not_empty(panels).items()}
+    frames = {title: np.asarray(panel["frames"], dtype=float) for title, panel in not_empty(panels).items()}
+    for title, curves in frames.items():
+        if curves.ndim != 3:
+            raise ValueError(f"frames of {title!r} must have the shape (frames, points, 2), not {curves.shape}")
+        frames[title] = _thinned(curves)
     labels = [f"epoch {int(step)}" for step in frame_steps]
     _show_panels(panels, {"learned manifold": frames}, truth, labels, alt, "epoch", len(labels) - 1)
 
@@ -115,7 +119,7 @@ def image_slider(rows, notes=None, alt="Images beside their reconstructions"):
     tiles, places = "", []
     for label, images in not_empty(rows).items():
         count, _, height, width = images.shape
-        title, texts = html.escape(method_label(label)), (notes or {}).get(label, ())
+        title, texts = html.escape(method_label(label)), [str(note) for note in (notes or {}).get(label, ())]
         places.append(("y", [-1 - (height + 2) * place for place in range(count)]))
         tiles += (
             f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{title}"><image data-moves y="-1"'
