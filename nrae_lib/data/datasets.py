@@ -33,7 +33,7 @@ def make(name: str, seed: int, **options) -> Dataset:
 
 def bound_options(name: str, options: dict) -> dict:
     """All options of the data set ``name``: ``options``, and the defaults of the others; errors as of :func:`make`."""
-    check_choice("data set", name, tuple(DATASETS))
+    check_choice("data set", name, DATASETS)
     parameters = inspect.signature(DATASETS[name]).parameters
     defaults = {option: parameter.default for option, parameter in parameters.items() if option != "seed"}
     for option in options:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nrae_lib.core.methods.terms import check_choice
 from nrae_lib.data import layouts
 from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
 from nrae_lib.data.points import Dataset, check_options
@@ -54,8 +55,7 @@ def root() -> Path:
 
 
 def _set(name: str) -> ImageSet:
-    if name not in IMAGE_SETS:
-        raise ValueError(f"unknown image set {name!r}: choose one of {', '.join(IMAGE_SETS)}")
+    check_choice("image set", name, IMAGE_SETS)
     return IMAGE_SETS[name]
 
 
@@ -137,8 +137,7 @@ def stand_in(name: str) -> Images:
 
 def images_of(name: str, source: str) -> Images:
     """:func:`load` for the source "official", :func:`stand_in` for "stand_in"."""
-    if source not in SOURCES:
-        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    check_choice("source", source, SOURCES)
     return load(name) if source == "official" else stand_in(name)
 
 
@@ -181,8 +180,7 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
         {'n_train': 1000, 'n_validation': 224, 'n_test': 449}
     """
     spec = _set(name)
-    if size not in spec.sizes:
-        raise ValueError(f"unknown size {size!r}: choose one of {', '.join(spec.sizes)}")
+    check_choice("size", size, spec.sizes)
     total = len(images_of(name, source))
     *seen, n_test = spec.sizes[size]
     n_test = min(n_test, max(total - sum(seen), total // 4))

@@ -11,6 +11,7 @@ import torch
 
 from nrae_lib.core import methods
 from nrae_lib.core.files import seal, unseal
+from nrae_lib.core.methods.terms import check_choice
 from nrae_lib.core.models import ConvNetwork, Network
 from nrae_lib.core.training import Optimization
 from nrae_lib.data import datasets
@@ -50,9 +51,8 @@ class Run:
     keep: str = "figure"
 
     def __post_init__(self):
-        for name, value, valid in (("recipe", self.recipe, RECIPES), ("keep", self.keep, VIEWS)):
-            if value not in valid:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
+        check_choice("recipe", self.recipe, RECIPES)
+        check_choice("keep", self.keep, VIEWS)
         # "nrae_l + mmd" and "nrae_l+mmd" are one run
         object.__setattr__(self, "method", methods.get(self.method).name)
         self.objective()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from nrae_lib.core.files import seal, unseal, write_atomically
+from nrae_lib.core.methods.terms import check_choice
 from nrae_lib.data import datasets
 from nrae_lib.runs.run import Result, Run
 
@@ -67,8 +68,7 @@ class Store:
         Committed results outlive edits; ``semantics`` and a test that trains some of them again guard those. ValueError
         for an unknown preset, naming the valid ones.
         """
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        check_choice("preset", preset, PRESETS)
         if preset == "paper":  # its results are part of the checkout
             return Store(project_root() / "results" / experiment)
         scratch = Path(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results")

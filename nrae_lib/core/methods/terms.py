@@ -1,6 +1,6 @@
 """Loss terms: what they may ask for (batch, preparation), what they are, and those that reconstruct."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property, partial
@@ -211,7 +211,7 @@ def check_fields(settings: Any, label: Callable[[str], str] = str) -> None:
             entry.metadata["check"](label(entry.name), getattr(settings, entry.name))
 
 
-def check_choice(name: str, value: Any, valid: tuple) -> None:
+def check_choice(name: str, value: Any, valid: Iterable) -> None:
     """Stop with one sentence unless ``value`` is one of ``valid``."""
     if value not in tuple(valid):  # an unhashable value is no key, either
         raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(map(str, valid))}")

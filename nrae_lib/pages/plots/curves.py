@@ -63,7 +63,7 @@ def neighborhood_reconstructions(panels, truth=None):
         truth: (p, 2), the noise-free curve, dashed; optional.
     """
 
-    multiples.check_lengths(panels, graph="train", near="train")
+    multiples.check_lengths(panels, graph="train")
     for title, panel in panels.items():
         if np.shape(panel["near"]) != (*np.shape(panel["graph"]), 2):
             shapes = f"{np.shape(panel['graph'])} and {np.shape(panel['near'])}"
