@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
 
+from nrae_lib.core.points import stream
+
 ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, softplus=nn.Softplus, sigmoid=nn.Sigmoid, tanh=nn.Tanh, linear=nn.Identity)
 
 
@@ -31,11 +33,14 @@ def _activated(layers: list[nn.Module], activation: str, output_activation: str)
 
 
 class Circular(nn.Module):
-    """A code on the unit circle (m = 2) or sphere: z/‖z‖, per sample (NRAE, section 4.2, Figure 9)."""
+    """A code on the unit circle (m = 2) or sphere: z/‖z‖, per sample (NRAE, section 4.2, Figure 9).
+
+    Below ‖z‖ = 10⁻⁴, where the direction means nothing and its gradient 1/‖z‖ has no bound, it is 10⁴ z.
+    """
 
     def forward(self, z: Tensor) -> Tensor:
         # Not torch.norm, whose second derivative in forward mode cannot be back-propagated.
-        return z / z.square().sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny).sqrt()
+        return z / z.square().sum(1, keepdim=True).clamp_min(1e-8).sqrt()
 
 
 LATENTS = ("plain", "circular", "batchnorm")
@@ -125,7 +130,7 @@ class _Architecture:
         """
         outputs = self.latent_dim * (2 if posterior == "learned" else 1)
         with torch.random.fork_rng(devices=[]):  # on the CPU; the global random state is left as it was
-            torch.manual_seed(seed)
+            torch.manual_seed(stream(seed, "weights"))
             encoder, decoder = self._parts(tuple(data_shape), outputs, weights)
             limited = {"spectral": (encoder, decoder), "spectral_decoder": (decoder,)}.get(weights, ())
             for layer in [layer for part in limited for layer in part.modules()]:

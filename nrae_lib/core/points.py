@@ -1,8 +1,25 @@
-"""Training points as every floor sees them: what they must be, how rows are picked, and bytes as floats."""
+"""Training points and seeds as every floor sees them: what they must be, how rows are picked, and bytes as floats."""
 
 import numpy as np
 import torch
 from torch import Tensor
+
+STREAMS = ("data", "weights", "training")
+
+
+def stream(seed: int, name: str) -> int:
+    """The seed, 32 bits, of one of the three independent random streams that ``seed`` gives, a name from ``STREAMS``.
+
+    Generators that all start from ``seed`` itself draw the same numbers: noise of images would equal initial weights.
+
+    Raises:
+        ValueError: if ``seed`` is no whole number of at least 0.
+    """
+    try:
+        children = np.random.SeedSequence(seed).spawn(len(STREAMS))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a seed is a whole number of at least 0, not {seed!r}") from error
+    return int(children[STREAMS.index(name)].generate_state(1)[0])
 
 
 def on_device(points: Tensor | np.ndarray, device: torch.device, name: str) -> Tensor:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nrae_lib.core.methods.terms import check_choice
 from nrae_lib.data.images import images_of
 from nrae_lib.data.layouts import torchvision
 from nrae_lib.data.points import Dataset, check_options
+
+INTERPOLATIONS = ("nearest", "bilinear")
 
 
 def _digits(source: str, digit: int, start: int, stop: int) -> Tensor:
@@ -25,10 +28,15 @@ def _along(transform: Callable[[Tensor, float], Tensor], images: Tensor, positio
     return torch.stack([transform(images, position) for position in positions.tolist()], 1).flatten(0, 1)
 
 
-def _rotated(images: Tensor, angle: float) -> Tensor:
+def _placed(interpolation: str, scale: float = 1.0) -> Callable[..., Tensor]:
+    """(images, angle in degrees, clockwise, shift to the right in pixels) -> the scaled, turned and shifted images."""
+    check_choice("interpolation", interpolation, INTERPOLATIONS)
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be a positive number, not {scale}")
     functional = torchvision("transforms.v2.functional")
+    mode = functional.InterpolationMode(interpolation)
     # Without fill, outside is black. With fill=0 torchvision multiplies the pixels at the edge by their weight once more.
-    return functional.rotate(images, angle, functional.InterpolationMode.BILINEAR)
+    return lambda images, angle=0.0, shift=0.0: functional.affine(images, angle, [shift, 0.0], scale, [0.0, 0.0], mode)
 
 
 def _curve(transform: Callable[[Tensor, float], Tensor], image: Tensor, position: Tensor, test: Tensor) -> Dataset:
@@ -43,24 +51,31 @@ def rotated_digit(
     step: float = 9.0,
     n_test: int = 200,
     index: int = 0,
+    scale: float = 1.0,
+    interpolation: str = "nearest",
 ) -> Dataset:
-    """One digit rotated by i * step degrees, i = 0..count-1, counterclockwise (supplement, section 1.1, Figures 8 and 9).
+    """One digit rotated by i * step degrees, i = 0..count-1, clockwise (supplement, section 1.1, Figures 8 and 9).
 
-    Test images are ``n_test`` rotations evenly spaced from 0 to count * step, with both ends; for a full turn or more without
-    the last, which repeats the first. For less than a full turn the last ones lie beyond the last training image, at
-    (count - 1) * step. Positions are angles in degrees. Bilinear interpolation, black outside, float32 in [0, 1]. The data does
-    not depend on the seed.
+    Further images are ``n_test`` rotations evenly spaced from 0 to count * step, with both ends; for a full turn or more
+    without the last, which repeats the first. Those up to the last training image, at (count - 1) * step, test; for less than a
+    full turn the others lie ``beyond``. Positions are angles in degrees. Black outside, float32 in [0, 1]. The data does not
+    depend on the seed.
 
     Arguments:
         source: "official" or "stand_in" MNIST.
         digit, index: the image is the ``index``-th (from 0) training image of ``digit``; ValueError if there is none.
+        scale: of the digit, before it turns.
+        interpolation: "nearest", the default of torchvision's affine transformation, which the supplement names and the
+            released code leaves as it is, or "bilinear".
     """
     check_options(count=count, n_test=n_test)
+    rotated = _placed(interpolation, scale)
     image = _digits(source, digit, index, index + 1)
     position = torch.arange(count, dtype=torch.float64) * step
     end = count * step
     intervals = n_test if abs(end) >= 360 else n_test - 1
-    return _curve(_rotated, image, position, torch.arange(n_test, dtype=torch.float64) * (end / intervals))
+    found = _curve(rotated, image, position, torch.arange(n_test, dtype=torch.float64) * (end / intervals))
+    return found if abs(end) >= 360 else found.between()
 
 
 def shifted_digit(
@@ -72,21 +87,17 @@ def shifted_digit(
     reach: float = 10.0,
     n_test: int = 200,
     index: int = 0,
+    interpolation: str = "nearest",
 ) -> Dataset:
     """One digit, scaled, shifted to the right by -reach to +reach pixels, evenly (supplement, section 1.1, Figure 8).
 
     Test images are ``n_test`` shifts over the same range. Positions are shifts in pixels. All else is as in :func:`rotated_digit`.
     """
     check_options(count=count, n_test=n_test)
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"scale must be a positive number, not {scale}")
-    functional = torchvision("transforms.v2.functional")
-
-    def shifted(images: Tensor, shift: float) -> Tensor:
-        return functional.affine(images, 0.0, [shift, 0.0], scale, [0.0, 0.0], functional.InterpolationMode.BILINEAR)
-
+    placed = _placed(interpolation, scale)
     image = _digits(source, digit, index, index + 1)
-    return _curve(shifted, image, *(torch.linspace(-reach, reach, n, dtype=torch.float64) for n in (count, n_test)))
+    ends = (torch.linspace(-reach, reach, n, dtype=torch.float64) for n in (count, n_test))
+    return _curve(lambda images, shift: placed(images, shift=shift), image, *ends)
 
 
 def rotated_digits(
@@ -98,12 +109,13 @@ def rotated_digits(
     step: float = 3.6,
     n_test_digits: int = 20,
     first_test: int = 0,
+    interpolation: str = "nearest",
 ) -> Dataset:
     """The first images of a digit, each rotated by i * step degrees, i = 0..rotations-1 (supplement 1.1, Figure 5).
 
     Points are ordered image by image. Test points are the same rotations of ``n_test_digits`` of the images that follow.
-    Positions are angles in degrees; labels number the images of the digit from 0. Interpolation as for
-    :func:`rotated_digit`, and ValueError for an image that is not there or a number that is too small.
+    Positions are angles in degrees; labels number the images of the digit from 0. All else is as in
+    :func:`rotated_digit`; ValueError for an image that is not there or a number that is too small.
 
     Arguments:
         first_test: which of the images that follow is the first of the test, from 0; for a search with images of its own.
@@ -114,7 +126,7 @@ def rotated_digits(
     angles = torch.arange(rotations, dtype=torch.float64) * step
     start = digits + first_test
     images = _digits(source, digit, 0, start + n_test_digits)
-    train, test = (_along(_rotated, part, angles) for part in (images[:digits], images[start:]))
+    train, test = (_along(_placed(interpolation), part, angles) for part in (images[:digits], images[start:]))
     labels = torch.arange(start + n_test_digits).repeat_interleave(rotations)
     return Dataset(
         train, test, angles.float().repeat(digits), angles.float().repeat(n_test_digits),

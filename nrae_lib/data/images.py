@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nrae_lib.core.methods.terms import check_choice
+from nrae_lib.core.points import stream
 from nrae_lib.data import layouts
 from nrae_lib.data.catalogue import IMAGE_SETS, ImageSet
 from nrae_lib.data.points import Dataset, check_options
@@ -227,7 +228,7 @@ def image_data(
     if noise == 0:
         validation = images.part(n_train, n_train + n_validation)[0] if n_validation else None
         return Dataset(train, test, validation=validation, **labels)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(stream(seed, "data"))
     train, test = (part.float() / 255 for part in (train, test))
     noisy = [part + noise * torch.randn(part.shape, generator=generator) for part in (train, test)]
     return Dataset(noisy[0], test, train_clean=train, test_noisy=noisy[1], **labels)

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 
 import torch
 from torch import Tensor
 
 from nrae_lib.core.methods.terms import check_choice
-from nrae_lib.core.points import check_points
+from nrae_lib.core.points import check_points, stream
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Dataset:
         test: (M, ...) noise-free.
         train_position, test_position: (N,), (M,) the curve's parameter (x, the angle θ, a rotation in degrees or a shift
             in pixels) of every point; None where it is not known.
+        beyond, beyond_position: (O, ...), (O,) noise-free points of the family that lie beyond its outermost training points,
+            where there is nothing to learn from, and their parameter; None if there are none.
         validation: (V, ...) points that decide when to stop, or None.
         train_clean, test_noisy: (N, ...), (M, ...) the training points without noise, the test points with it, or None.
         train_labels, test_labels: (N,), (M,) int64 classes, or None.
@@ -35,16 +37,41 @@ class Dataset:
     test_noisy: Tensor | None = None
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
+    beyond: Tensor | None = None
+    beyond_position: Tensor | None = None
 
     def __post_init__(self):
-        names = ("training data", "test data", "validation data", "noise-free training data", "noisy test data")
+        names = (
+            "training data",
+            "test data",
+            "validation data",
+            "noise-free training data",
+            "noisy test data",
+            "data beyond",
+        )
         for points, name in zip(self._points, names, strict=True):
             if points is not None:
                 check_points(points, name)
 
     @property
     def _points(self) -> tuple[Tensor | None, ...]:
-        return self.train, self.test, self.validation, self.train_clean, self.test_noisy
+        return self.train, self.test, self.validation, self.train_clean, self.test_noisy, self.beyond
+
+    def between(self) -> "Dataset":
+        """This data with those of its test points that lie between the outermost training points; others are ``beyond``.
+
+        Raises:
+            ValueError: if fewer than two points lie between.
+        """
+        low, high = self.train_position.min(), self.train_position.max()
+        inside = (self.test_position >= low) & (self.test_position <= high)
+        if (count := int(inside.sum())) < 2:
+            where = f"between the outermost training points lie {count} of {len(inside)} test points"
+            raise ValueError(f"{where}: choose a larger n_test")
+        if inside.all():
+            return self
+        parts = dict(beyond=self.test[~inside], beyond_position=self.test_position[~inside])
+        return replace(self, test=self.test[inside], test_position=self.test_position[inside], **parts)
 
     @property
     def fingerprint(self) -> str:
@@ -81,7 +108,7 @@ def sine(seed: int, n_train: int = 50, n_test: int = 10_000, noise: float = 0.2,
     """
     check_options(n_train=n_train, n_test=n_test, noise=noise)
     check_choice("sampling", sampling, ("random", "grid"))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(stream(seed, "data"))
     position, test_position = (torch.linspace(-pi, pi, count, dtype=torch.float64) for count in (n_train, n_test))
     if sampling == "random":
         position = 2 * pi * torch.rand(n_train, generator=generator, dtype=torch.float64) - pi
@@ -96,10 +123,12 @@ def swiss_roll(seed: int, n_train: int = 30, n_test: int = 1_000, noise: float =
     ``shape="released"``: what the released code draws. θ_i = 2π i/n and r_i = 0.1 + 2.9 i/(n-1) for i = 0..n-1, points
     r (cos θ, 0.6 sin θ): an ellipse-like spiral of radius 3, on a grid. Because r is divided by n - 1 and θ by n, 30 training
     points lie on a slightly different curve than the 1,000 test points (up to 0.08 away, eight times the noise); kept as released.
+
+    Of the ``n_test`` points, evenly spaced over the whole turn, those test that lie between the outermost training points.
     """
     check_options(n_train=n_train, n_test=n_test, noise=noise)
     check_choice("Swiss roll shape", shape, ("text", "released"))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(stream(seed, "data"))
 
     def curve(angle: Tensor) -> Tensor:
         radius, height = 0.1 + 0.9 * angle / (2 * pi), 1.0
@@ -111,4 +140,4 @@ def swiss_roll(seed: int, n_train: int = 30, n_test: int = 1_000, noise: float =
     if shape == "text":
         position = 2 * pi * torch.rand(n_train, generator=generator, dtype=torch.float64)
         test_position = torch.linspace(0, 2 * pi, n_test, dtype=torch.float64)
-    return _sampled(curve, position, test_position, noise, generator)
+    return _sampled(curve, position, test_position, noise, generator).between()

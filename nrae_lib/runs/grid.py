@@ -10,10 +10,7 @@ from contextlib import closing, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import torch
-
 from nrae_lib.core.extras import library
-from nrae_lib.core.measures import order_breaks
 from nrae_lib.runs.performing import POLL_SECONDS, attempt, check_device
 from nrae_lib.runs.progress import Progress
 from nrae_lib.runs.run import Result, Run
@@ -217,20 +214,12 @@ def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dic
 
 
 def frame(results: Iterable[Result]) -> "pandas.DataFrame":
-    """One row per result: data, recipe, method, seed, its options and all metrics, and seconds.
-
-    Where it holds the training codes of a curve, also ``train_order_breaks``, :func:`nrae_lib.core.measures.order_breaks`
-    of the noisy training points.
-    """
+    """One row per result: data, recipe, method, seed, its options and all metrics, and seconds."""
     import pandas
 
     rows = []
     for result in results:
         run = result.run
         row = {"data": run.data, "recipe": run.recipe, "method": run.method, "seed": run.seed}
-        row |= run.method_options | result.metrics
-        if run.keep in ("figure", "animation") and "code" in result.arrays:
-            code = torch.from_numpy(result.arrays["code"])
-            row["train_order_breaks"] = float(order_breaks(code, run.dataset().train_position))
-        rows.append(row | {"seconds": result.seconds})
+        rows.append(row | run.method_options | result.metrics | {"seconds": result.seconds})
     return pandas.DataFrame(rows)

@@ -55,7 +55,7 @@ def perform(
         validation=data.validation if run.optimization.patience else None,
     )  # fmt: skip
 
-    parts = {"train": data.train, "test": data.test, "validation": data.validation}
+    parts = {"train": data.train, "test": data.test, "validation": data.validation, "beyond": data.beyond}
     metrics = {
         f"{name}_mse": measures.mean_squared_error(model, part) for name, part in parts.items() if part is not None
     }

@@ -35,9 +35,10 @@ def rank_correlation(code: Tensor, position: Tensor) -> float:
 def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int:
     """How often a one-dimensional code runs backward along the curve; 0 means the right local geometry.
 
-    The codes, best of densely spaced noise-free points, are read in the order of the true position, in the direction of
-    most steps. A break is a maximal stretch on which the code retreats by more than ``tolerance`` times its range, a
-    fold or a jump of the chart; smaller retreats are ripples. A constant code has one.
+    The codes, best of densely spaced noise-free points, are read in the order of the true position, in the direction that
+    has fewer breaks. A break is a fold or a jump of the chart: a stretch on which the code falls more than ``tolerance``
+    times its range below the largest value since the last break ended; it ends where the code has risen by as much again.
+    Smaller retreats are ripples. A constant code has one.
 
     Example:
         >>> order_breaks(torch.tensor([3.0, 4, 5, 0, 1, 2]), torch.arange(6.0))
@@ -46,26 +47,21 @@ def order_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> int
     _check(code, position)
     ordered = code.double()[position.argsort(stable=True)]
     extent = float(ordered.max() - ordered.min())
-    return _retreats(ordered.diff(), tolerance * extent) if extent > 0 else 1
+    return min(len(_falls(reading, tolerance * extent)) for reading in (ordered, -ordered)) if extent > 0 else 1
 
 
-def _retreats(steps: Tensor, tolerance: float, closed: bool = False) -> int:
-    """Maximal stretches without a step in the direction of most steps that lose more than ``tolerance``."""
-    # Not of the total change: a jump may exceed all steps together. Without a trend the better reading counts.
-    down, up = int((steps < 0).sum()), int((steps > 0).sum())
-    counts = []
-    for reading in [steps] * (up >= down) + [-steps] * (down >= up):
-        if closed:  # start behind a forward step: no stretch is cut
-            reading = reading.roll(-1 - int((reading > 0).int().argmax()))
-        count, retreat = 0, 0.0
-        for step in [*reading.tolist(), 1.0]:
-            if step < 0:
-                retreat -= step
-            elif step > 0:
-                count += retreat > tolerance
-                retreat = 0.0
-        counts.append(count)
-    return min(counts)
+def _falls(values: Tensor, tolerance: float) -> list[int]:
+    """The places at which ``values`` have begun to fall by more than ``tolerance``, once for each fall."""
+    found, falling, extreme = [], False, -torch.inf
+    for place, value in enumerate(values.tolist()):
+        if falling and value > extreme + tolerance:
+            falling, extreme = False, value
+        elif not falling and value < extreme - tolerance:
+            falling, extreme = True, value
+            found.append(place)
+        else:
+            extreme = min(extreme, value) if falling else max(extreme, value)
+    return found
 
 
 def total_turning(curve: Tensor) -> float:
@@ -132,7 +128,7 @@ def circular_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> 
     """How often a circular code runs backward along a closed curve; 0 means the right geometry.
 
     :func:`order_breaks` for angles: the codes are read once around in the order of the true position, of any origin and
-    unit. A break is a stretch, perhaps across the start, on which the code retreats by more than ``tolerance`` of a full
+    unit. A break is a stretch, perhaps across the start, on which the code falls back by more than ``tolerance`` of a full
     turn. A code that does not wind once (:func:`winding_number`) has at least one break.
 
     Example:
@@ -142,7 +138,11 @@ def circular_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> 
     angle = _angles(code)
     _check(angle, position)
     angle = angle[position.argsort(stable=True)]
-    breaks = _retreats(_circular_steps(angle), tolerance * 2 * torch.pi, closed=True)
+    around = (
+        _circular_steps(angle).repeat(2).cumsum(0)
+    )  # what is cut at the start of the first lap is whole in the second
+    # On a closed curve falls and rises alternate: as many in either direction.
+    breaks = sum(place >= len(angle) for place in _falls(around, tolerance * 2 * torch.pi))
     return max(breaks, int(abs(winding_number(angle)) != 1))
 
 

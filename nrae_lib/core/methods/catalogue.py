@@ -20,7 +20,8 @@ class Method:
         density: latent density to sample from, a name from ``densities.DENSITIES``: the authors' own where they have
             one, else a mixture of ten Gaussians fitted to the codes.
         note: what is inferred, chosen by us or different from the source, for the page of methods.
-        semantics: raised whenever the meaning of the loss changes, so that older results no longer answer for it.
+        semantics: raised whenever the meaning of a run changes, so that older results no longer answer for it (2: data,
+            weights and training have random streams of their own).
     """
 
     name: str
@@ -30,7 +31,7 @@ class Method:
     search: dict[str, tuple] = field(default_factory=dict)
     density: str = "gmm"
     note: str = ""
-    semantics: int = 1
+    semantics: int = 2
 
     @property
     def options(self) -> tuple[str, ...]:

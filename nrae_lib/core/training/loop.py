@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nrae_lib.core.methods import Batch, Objective, Preparation
-from nrae_lib.core.points import as_floats, batch_bounds, on_device
+from nrae_lib.core.points import as_floats, batch_bounds, on_device, stream
 from nrae_lib.core.training.checkpoints import Interrupted, load, save, stop_event, stop_on_sigterm
 from nrae_lib.core.training.optimization import Optimization
 from nrae_lib.core.training.steps import Captured, Diverged, adam, step
@@ -116,9 +116,10 @@ class Training:
         self.bounds = batch_bounds(count, optimization.batch_size)
         self.share = torch.tensor([(end - start) / count for start, end in self.bounds], dtype=kind, device=device)
         latent_dim = self._drawn(lambda model: model.encoder(as_floats(self.data[:2]))).shape[1]
-        self.preparation = Preparation(self.data, latent_dim, seed)
+        drawn = stream(seed, "training")
+        self.preparation = Preparation(self.data, latent_dim, drawn)
         self.prepared = objective.prepare(self.preparation)
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(drawn)
         self.optimizer = adam(model, optimization.learning_rate)
         self.trained = Trained(torch.zeros(optimization.epochs, dtype=kind, device=device))
         self.epoch = self.position = self.looked = 0  # epochs done, steps of the next, epochs when the host looked last

@@ -21,6 +21,7 @@ VIEWS: dict[str, View] = {
     "metrics": lambda model, data: (curve(model, data)[0], {}),  # of a curve, also the order of its codes
     "figure": curve,
     "animation": curve,  # which also has the curve during training
+    "order_scores": lambda model, data: (order(model, data)[0], {}),  # without codes and pictures
     "latent_scores": lambda model, data: (latent_grid(model, data)[0], {}),  # without its pictures
 }
 # Results of these views are stored with the trained weights, in a file of their own that is not committed.

@@ -29,28 +29,36 @@ def curve(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     """Order of the codes and turning of the learned curve; nothing if positions are unknown or codes are not on a line.
 
     Returns:
-        metrics rank_correlation, train_rank_correlation, order_breaks, total_turning; arrays curve (200, D), code (N,),
-        reconstruction (at most 1000, D) of evenly spaced test points and their test_position.
+        metrics rank_correlation and order_breaks of the test points, with the prefix ``train_`` of the training points, with
+        ``whole_`` of the test points and those beyond; total_turning. Arrays curve (200, D), code (N,), reconstruction (at
+        most 1000, D) of evenly spaced test points and their test_position, and those of the points beyond.
     """
     if data.test_position is None:
         return {}, {}
     device = next(model.parameters()).device
-    train, test = data.train.to(device), data.test.to(device)
+    train = data.train.to(device)
     code = model.encoder(train)
     if code.shape[1] != 1:
         return {}, {}
     # Even spacing makes the measure independent of how many test points there are.
-    some = torch.linspace(0, len(test) - 1, min(len(test), 1000)).long()
-    test_code, position = model.encoder(test[some])[:, 0].cpu(), data.test_position[some]
+    some = torch.linspace(0, len(data.test) - 1, min(len(data.test), 1000)).long()
+    test, position = data.test[some].to(device), data.test_position[some]
     learned = learned_curve(model, train, _CURVE_POINTS)
-    metrics = {
-        "rank_correlation": measures.rank_correlation(test_code, position),
-        "train_rank_correlation": measures.rank_correlation(code[:, 0].cpu(), data.train_position),
-        "order_breaks": float(measures.order_breaks(test_code, position)),
-        "total_turning": measures.total_turning(learned.flatten(1)),
-    }
-    arrays = {"curve": learned, "code": code[:, 0], "reconstruction": model(test[some]), "test_position": position}
+    metrics = {"total_turning": measures.total_turning(learned.flatten(1))}
+    arrays = {"curve": learned, "code": code[:, 0], "reconstruction": model(test), "test_position": position}
+    codes = {"": (model.encoder(test).cpu(), position), "train_": (code.cpu(), data.train_position)}
+    if data.beyond is not None:
+        beyond = data.beyond.to(device)
+        codes["whole_"] = _joined(codes[""], (model.encoder(beyond).cpu(), data.beyond_position))
+        arrays |= {"beyond_reconstruction": model(beyond), "beyond_position": data.beyond_position}
+    for prefix, found in codes.items():
+        metrics |= {prefix + name: value for name, value in _order(*found).items()}
     return metrics, {name: value.cpu().numpy().astype(np.float32) for name, value in arrays.items()}
+
+
+def _joined(*codes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Codes and positions of several parts of a family as one."""
+    return tuple(torch.cat(parts) for parts in zip(*codes, strict=True))
 
 
 @torch.no_grad()
@@ -65,7 +73,8 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     Returns:
         metrics on a line rank_correlation and order_breaks; on a circle circular_correlation, circular_breaks and
         winding_number (of an open family the fraction of a turn between its first and last code, with its sign); each
-        also with the prefix ``train_``; neighbor_breaks, the discontinuities among the training points in the order of
+        also with the prefixes ``train_`` and, where there are points beyond the outermost training points, ``whole_``, of
+        these and the test points; neighbor_breaks, the discontinuities among the training points in the order of
         the code. Arrays: code (N, m) and test_code (M, m) with position and test_position; sequence (N,), the training
         points in the order of the code; decoded (N, ...) uint8, their decodings in this order; breaks, the places i whose
         successor i + 1 lies beyond a discontinuity; path_code (61, m), evenly spaced codes over the training codes' range,
@@ -76,14 +85,19 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     """
     if data.train_position is None or data.test_position is None:
         raise ValueError("the view 'order' needs data with positions: choose another keep for this data set")
-    positions = {"train_": data.train_position.cpu(), "": data.test_position.cpu()}
-    codes = {"train_": encode(model, data.train), "": encode(model, data.test)}
-    code, dimension = codes["train_"], codes[""].shape[1]
+    codes = {
+        "train_": (encode(model, data.train), data.train_position.cpu()),
+        "": (encode(model, data.test), data.test_position.cpu()),
+    }
+    (code, position), (test_code, test_position) = codes.values()
+    dimension = code.shape[1]
     if dimension > 2:
         raise ValueError(f"the view 'order' needs codes on a line or a circle (latent_dim 1 or 2), not {dimension}")
+    if data.beyond is not None:
+        codes["whole_"] = _joined(codes[""], (encode(model, data.beyond), data.beyond_position.cpu()))
     metrics: dict[str, float] = {}
-    for prefix, position in positions.items():
-        metrics |= {prefix + name: value for name, value in _order(codes[prefix], position).items()}
+    for prefix, found in codes.items():
+        metrics |= {prefix + name: value for name, value in _order(*found).items()}
     if dimension == 1:
         along = code[:, 0]
         path_code = torch.linspace(float(along.min()), float(along.max()), _PATH_POINTS)[:, None]
@@ -91,10 +105,10 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
         along, angle = torch.atan2(code[:, 1], code[:, 0]), torch.linspace(-pi, pi, _PATH_POINTS)
         path_code = torch.stack([angle.cos(), angle.sin()], 1)
     sequence, features = along.argsort(stable=True), data.train[0].numel()
-    breaks = measures.neighbor_breaks(along, positions["train_"], period=None if dimension == 1 else 360.0)
+    breaks = measures.neighbor_breaks(along, position, period=None if dimension == 1 else 360.0)
     metrics["neighbor_breaks"] = float(len(breaks))
-    arrays = {"code": code, "test_code": codes[""], "position": positions["train_"], "path_code": path_code}
-    arrays["test_position"] = positions[""]
+    arrays = {"code": code, "test_code": test_code, "position": position, "path_code": path_code}
+    arrays["test_position"] = test_position
     return metrics, {
         **{name: value.numpy().astype(np.float32) for name, value in arrays.items()},
         "sequence": sequence.numpy().astype(np.int32),
@@ -139,7 +153,7 @@ def neighborhood(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dic
     the training points from their mean.
 
     Returns:
-        metrics and arrays of :func:`nrae_lib.runs.views.curve`; metrics train_order_breaks; neighborhood_o and
+        metrics and arrays of :func:`nrae_lib.runs.views.curve`; metrics neighborhood_o and
         neighbor_error_o (without x itself) for o = 0, 1, 2; mean reach_1 and reach_2. Arrays point (N, D), the F(x); graph
         (N, 4), the neighbours; near_o (N, 4, D), their reconstructions, and local_o (N, 21, D), the expansion over the
         codes of the whole neighbourhood, for o = 1, 2; reach_1, reach_2 (N,).
@@ -156,8 +170,6 @@ def neighborhood(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dic
             f"not codes of dimension {z.shape[1]} of {len(train)} points"
         )
     metrics, arrays = curve(model, data)
-    if data.train_position is not None:
-        metrics["train_order_breaks"] = float(measures.order_breaks(z[:, 0].cpu(), data.train_position.cpu()))
     graph = knn_graph(train, _NEIGHBORS)
     x_near, z_near = train[graph].transpose(0, 1), z[graph].transpose(0, 1)
     for order in (0, 1, 2):
