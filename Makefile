@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env book test paper bench serve lock clean
+.PHONY: help env book test reduced paper bench serve lock clean
 
 # Any Python >= 3.11 will do; say which one by  make env PYTHON=/path/to/python
 PYTHON ?=
@@ -48,8 +48,13 @@ book: env  ## regenerate every plot and table and build the site into _build/htm
 test: env  ## run every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal $(PYTEST_ARGS)
 
-paper: env  ## run what is missing at full scale, page by page (days on a CPU), and store it in results/
-	@NRAE_PRESET=paper $(BIN)/python book/_ext/run_notebooks.py
+# One process per core, or WORKERS=1; STATUS=1 lists per page what is done, what is missing and what it will cost.
+QUEUE = $(BIN)/python -m nrae_lib.pages.queue $@ $(if $(WORKERS),--workers $(WORKERS)) $(if $(STATUS),--status)
+reduced: env  ## run what is missing of the experiments that fit a CPU (days, killable at any time) and store it in results/
+	@$(QUEUE)
+
+paper: env  ## the same at full scale (weeks on a CPU)
+	@$(QUEUE)
 
 bench: env  ## measure the training step and the neighbour graph against other formulations (some minutes)
 	@$(BIN)/python benchmarks/steps.py

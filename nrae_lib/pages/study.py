@@ -11,7 +11,7 @@ from nrae_lib.pages.plots import method_label, search_grid, show
 from nrae_lib.pages.tables import display_markdown, table_frame, text_table
 
 
-def open_study(parameters, experiment, plan, only="all", show_options=True, **choices):
+def open_study(parameters, experiment, plan, only="all", show_options=True, scales=("paper",), **choices):
     """Check a page's parameters, choose every method's options, train what is missing; show options, search and banner.
 
     Arguments:
@@ -20,6 +20,8 @@ def open_study(parameters, experiment, plan, only="all", show_options=True, **ch
         plan: preset -> :class:`nrae_lib.runs.Plan`.
         only: the conditions to run, separated by commas, or "all".
         show_options: whether to show the table of options.
+        scales: the presets whose results are committed, the largest first: also "reduced" where full scale is out of reach of
+            a CPU.
         choices: parameter -> what it may be, for parameters of this page alone, see `check_parameters`.
 
     Returns:
@@ -36,7 +38,7 @@ def open_study(parameters, experiment, plan, only="all", show_options=True, **ch
     check_parameters(parameters, preset=runs.PRESETS, method=str, **checks, **choices)
     conditions = [] if only == "all" else [name.strip() for name in only.split(",")]
     how = {name: parameters[name] for name in checks}
-    study = runs.Study(experiment, plan, parameters["preset"], only=conditions, **how)
+    study = runs.Study(experiment, plan, parameters["preset"], only=conditions, scales=scales, **how)
     study.names = choose_methods(parameters["method"], dict.fromkeys((*study.full_plan.methods, *study.plan.methods)))
     study.parameters = {name: parameters[name] for name in ("preset", "method", *choices)}
     study.run()
@@ -79,27 +81,28 @@ def _banner_text(study):
     """What is shown at which scale, what was cut, what the spot check found, and which images are not the real ones."""
     from nrae_lib.data import datasets
 
-    committed = [name for name in study.conditions if study.preset_of(name) == "paper"]
-    own = [name for name in study.conditions if name not in committed]  # none at preset "paper"
+    shown = {}
+    for name in study.conditions:
+        shown.setdefault(study.preset_of(name), []).append(name)
     sentences = [f"Preset {study.preset}."]
-    if committed and study.preset != "paper":
-        alone = [result.trained_alone for name in committed for result in study.of(name)]
-        what = ", ".join(committed) if own else "everything"
-        sentences.append(f"Shown at full scale, from {len(alone)} committed runs: {what}.")
-        if not all(alone):
-            sentences.append(
-                f"{alone.count(False)} of them were trained in vectorized ensembles, whose numbers a run alone does not repeat "
-                "bit for bit; they will be trained anew."
-            )
-        sentences.append(spot_check_text(study.checked))
+    for scale, what in (("paper", "at full scale"), ("reduced", "of the reduced experiment")):
+        if scale in shown:
+            names = ", ".join(shown[scale]) if len(shown) > 1 else "everything"
+            count = sum(len(study.of(name)) for name in shown[scale])
+            sentences.append(f"Shown {what}, from {count} committed runs: {names}." * (study.preset == "quick"))
+            if cut := study.cut(scale):
+                sentences.append(f"Reduced here: {cut}. A verdict on it is about this experiment and is counted apart.")
+    sentences.append(spot_check_text(study.checked))
+    own = [name for scale, names in shown.items() if scale not in study.scales for name in names]
     if own:
-        sentences.append(f"Cut here{' (' + ', '.join(own) + ')' if committed else ''}: {study.cut()}.")
+        where = f" ({', '.join(own)})" if len(shown) > 1 else ""
+        sentences.append(f"Cut here{where}: {study.cut(study.preset)}.")
         sentences.append("What a cut run finds neither confirms nor refutes a claim.")
         cut = [study.plan.conditions[name] for name in own]
         names = [datasets.image_set(one["data"]) for one in cut if "source" in one.get("data_options", {})]
         sentences.append(datasets.banner_text(list(dict.fromkeys(names))))
     if study.absent:
-        what = "Not run" if study.preset == "paper" else "Not checked"
+        what = "Not run" if study.preset in study.scales else "Not checked"
         sentences.append(f"{what}, because the images are not on this machine: {', '.join(study.absent)}.")
     return " ".join(filter(None, sentences))
 
@@ -111,8 +114,8 @@ def spot_check_text(checked):
         checked: pairs of a result and its committed twin.
 
     Raises:
-        RuntimeError: a twin that was trained alone on the same kind of machine (processor or GPU, threads, version of
-            torch) has other numbers.
+        RuntimeError: a twin that was trained on the same kind of machine (processor or GPU, threads, version of torch) has
+            other numbers.
     """
     if not checked:
         return ""
@@ -123,14 +126,14 @@ def spot_check_text(checked):
             kinds = {
                 tuple(one.provenance.get(name) for name in ("device", "threads", "torch")) for one in (result, twin)
             }
-            if twin.trained_alone and len(kinds) == 1:
+            if len(kinds) == 1:
                 broken.append(result.run.label)
     if broken:
         raise RuntimeError(
             f"the spot check failed: on the same kind of machine these runs differ from the committed ones: {'; '.join(broken)}"
         )
     others = (
-        f", {len(apart)} (of an ensemble, or of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
+        f", {len(apart)} (of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
         if apart
         else ""
     )
@@ -141,7 +144,8 @@ def spot_check_text(checked):
 def close_study(study, page, frame=None, conditions=None, **tables):
     """Display the verdicts, the downloads behind a page, where its numbers come from, and the command that makes it.
 
-    At preset "paper", if all methods ran, the verdicts are also stored in `results/verdicts`, where the scoreboard reads them.
+    At presets "paper" and "reduced", if all methods ran, the verdicts are also stored in `results/verdicts`, where the
+    scoreboard reads them.
 
     Arguments:
         study: what `open_study` returned.
@@ -166,10 +170,10 @@ def close_study(study, page, frame=None, conditions=None, **tables):
         items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
     else:
         shown = {study.preset_of(name) for name in study.conditions}
-        items = paper.judge(page, judged, "paper" if shown == {"paper"} else study.preset, tuple(conditions))
+        items = paper.judge(page, judged, shown.pop() if len(shown) == 1 else study.preset, tuple(conditions))
     # A part of the methods or conditions, also for want of images, must not replace verdicts on all of them.
     whole = study.whole and not study.absent
-    stored_verdicts(items, page, save=study.preset == "paper" and whole, known=whole)
+    stored_verdicts(items, page, save=study.preset in study.scales and whole, known=whole)
 
     for part, table in tables.items():
         download(table_frame(table) if isinstance(table, dict) else table, f"{page}_{part}.csv")
@@ -186,7 +190,7 @@ def close_study(study, page, frame=None, conditions=None, **tables):
 
 
 def stored_verdicts(items, page, save, known=True):
-    """Display verdicts, and keep those at full scale in `results/verdicts`, where the scoreboard reads them.
+    """Display verdicts, and keep those on committed results in `results/verdicts`, where the scoreboard reads them.
 
     Arguments:
         items: verdicts on the claims of `page`.
@@ -196,11 +200,12 @@ def stored_verdicts(items, page, save, known=True):
     from nrae_lib import paper, runs
 
     verdicts(items)
-    folder, full = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset == "paper"]
+    folder, kept = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset in paper.SCALES]
     if save:
-        paper.save(page, full, folder)
-    elif full and known and not paper.agree(full, folder):
-        display_markdown("The scoreboard does not know these verdicts yet: run this page once with preset paper.")
+        paper.save(page, kept, folder)
+    elif kept and known and not paper.agree(kept, folder):
+        scale = kept[0].preset
+        display_markdown(f"The scoreboard does not know these verdicts yet: run this page once with preset {scale}.")
 
 
 def show_source(module):

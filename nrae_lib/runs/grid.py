@@ -5,7 +5,7 @@ import numbers
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -190,26 +190,33 @@ def stored(runs: Iterable[Run], store: Store) -> list[Result]:
     return [result for run in runs if (result := store.get(run)) is not None]
 
 
-def choose(results: Iterable[Result], metric: str = "test_mse") -> dict[str, dict]:
-    """method -> its options with the lowest mean of ``metric`` over the held-out seeds of a search.
+def choose(results: Iterable[Result], criterion: str | Callable = "test_mse") -> dict[str, dict]:
+    """method -> its options with the lowest mean of ``criterion`` over the held-out seeds of a search.
 
     Methods without results are absent; the first of equal candidates wins.
+
+    Arguments:
+        criterion: a metric, or a function of the metrics that gives a tuple of numbers, of which later ones decide ties.
 
     Raises:
         ValueError: if the candidates of a method were not tried on the same seeds.
     """
-    tried: dict[str, dict[str, dict[int, float]]] = {}  # method -> candidate -> seed -> value
+    score = criterion if callable(criterion) else lambda metrics: (metrics[criterion],)
+    tried: dict[str, dict[str, dict[int, tuple]]] = {}  # method -> candidate -> seed -> what decides
     options, chosen = {}, {}
     for result in results:
         run = result.run
         key = repr(sorted(run.method_options.items()))
         options[key] = run.method_options
-        tried.setdefault(run.method, {}).setdefault(key, {})[run.seed] = result.metrics[metric]
+        tried.setdefault(run.method, {}).setdefault(key, {})[run.seed] = score(result.metrics)
     for method, candidates in tried.items():
         if len({frozenset(values) for values in candidates.values()}) > 1:
             raise ValueError(f"the search of {method!r} is incomplete: its candidates were tried on different seeds")
-        best = min(candidates, key=lambda key: sum(candidates[key].values()) / len(candidates[key]))
-        chosen[method] = options[best]
+        means = {
+            key: [sum(each) / len(each) for each in zip(*scores.values(), strict=True)]
+            for key, scores in candidates.items()
+        }
+        chosen[method] = options[min(means, key=means.get)]
     return chosen
 
 

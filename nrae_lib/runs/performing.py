@@ -68,6 +68,7 @@ def perform(
         arrays["frame_epochs"] = np.array(shown[: len(trained.frames)])
     loss = trained.loss.cpu()
     if trained.validation:
+        arrays["validation_error"] = np.array(trained.validation, np.float32)  # after every epoch
         metrics["best_epoch"], metrics["epochs"] = float(trained.best_epoch), float(len(loss))
     history = loss[torch.linspace(0, len(loss) - 1, min(len(loss), 200)).long()].tolist()
     provenance = {"device": device_name(device), "fingerprint": data.fingerprint, **environment()}

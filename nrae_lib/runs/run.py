@@ -28,8 +28,8 @@ class Run:
         data, data_options: a name from ``datasets.DATASETS`` and its options.
         method, method_options: a name from ``methods.CATALOGUE`` and its options.
         network, optimization: architecture and optimizer.
-        seed: decides the data (points and noise), the initial weights and the order of training. All three start from
-            this number, so within one seed they are not independent of each other.
+        seed: decides the data (points and noise), the initial weights and the order of training, by three independent
+            random streams (:func:`nrae_lib.core.points.stream`).
         recipe: whose settings these are: "paper" (the text), "paper_elu" (the text with ELU for ReLU) or
             "released" (the authors' code).
         keep: what the result holds beside its errors, a name from ``views.VIEWS``: "metrics" nothing; "figure" the
@@ -118,11 +118,6 @@ class Result:
     steps_per_second: float
     provenance: dict[str, str]
     weights: dict[str, torch.Tensor] | None = field(default=None, repr=False)
-
-    @property
-    def trained_alone(self) -> bool:
-        """False for committed results of former vectorized ensembles: a run alone does not repeat them bit for bit."""
-        return "ensemble" not in self.provenance
 
     def to_bytes(self) -> bytes:
         """A compressed npz file: the arrays, and everything else as JSON in the entry ``result``."""

@@ -5,6 +5,7 @@ validation points that are used for nothing else.
 """
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
 SPOT_CHECK_SECONDS = 10.0  # of training, by the clock of the committed runs
 _RUN_FIELDS = ("data", "data_options", "network", "optimization", "recipe")
-_CONDITION_FIELDS = (*_RUN_FIELDS, "methods", "options", "keep", "search_data_options", "search_as", "same_choice")
+_CONDITION_FIELDS = (
+    *_RUN_FIELDS,
+    "methods",
+    "options",
+    "keep",
+    "search_data_options",
+    "search_as",
+    "same_choice",
+    "criterion",
+)
 
 
 def _listed(what: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -38,16 +48,18 @@ class Plan:
             settings these are). Also ``methods`` (by default all of the plan), ``options`` (method -> options of this
             condition that are not searched, over ``fixed``), ``keep`` (in place of the plan's), ``search_data_options``:
             what differs in the data of the search, ``search_as``: the condition whose choices it takes instead of
-            searching, and ``same_choice``: method -> the method whose choice it takes, where the two are one function.
+            searching, ``same_choice``: method -> the method whose choice it takes, where the two are one function, and
+            ``criterion``, in place of the plan's.
         methods: names from the catalogue, in the order of the page.
         seeds: of every condition, 0, 1, ...
         keep: what results hold, a name from ``views.VIEWS``; ``keep_first`` is for seed 0, by default the same.
         search: method -> {option: candidates}; all combinations are tried. Methods without an entry have nothing to choose.
         fixed: method -> options that are not searched, such as k where the paper states it.
         search_seeds: the held-out seeds of the search, none of ``seeds`` unless its data differ (``search_data_options``).
-        search_epochs: epochs of a run of the search; 0: as many as all runs have.
-        criterion: the metric that decides, the lowest mean over the held-out seeds: "validation_mse", or "test_mse" where
-            the search has data of its own (``search_data_options``, or held-out draws).
+        search_share: epochs of a run of the search, as a share of those of all other runs.
+        search_keep: what results of the search hold.
+        criterion: what decides, see :func:`nrae_lib.runs.grid.choose`: "validation_mse", or "test_mse" where the search has
+            data of its own (``search_data_options``, or held-out draws), or what a figure is judged by.
 
     Raises:
         ValueError: for an unknown field of a condition, choices that are none's or made on reported seeds, names in one text.
@@ -61,8 +73,9 @@ class Plan:
     search: dict[str, dict[str, tuple]] = field(default_factory=dict)
     fixed: dict[str, dict[str, Any]] = field(default_factory=dict)
     search_seeds: tuple[int, ...] = (1000,)
-    search_epochs: int = 0
-    criterion: str = "validation_mse"
+    search_share: float = 1.0
+    search_keep: str = "metrics"
+    criterion: str | Callable = "validation_mse"
 
     def __post_init__(self):
         _listed("the methods", self.methods)
@@ -97,15 +110,19 @@ class Plan:
         fields = {name: content[name] for name in _RUN_FIELDS if name in content}
         keep = content.get("keep") or (self.keep_first if seed == 0 else "") or self.keep
         if searching:
-            keep = "metrics"
+            keep = self.search_keep
             fields["data_options"] = fields.get("data_options", {}) | content.get("search_data_options", {})
-            if self.search_epochs:
-                fields["optimization"] = replace(fields["optimization"], epochs=self.search_epochs)
+            epochs = max(1, round(self.search_share * fields["optimization"].epochs))
+            fields["optimization"] = replace(fields["optimization"], epochs=epochs)
         options = self._fixed(condition, method) | options
         return Run(method=method, method_options=options, seed=seed, keep=keep, **fields)
 
     def _fixed(self, condition: str, method: str) -> dict[str, Any]:
         return self.fixed.get(method, {}) | self.conditions[condition].get("options", {}).get(method, {})
+
+    def criterion_of(self, condition: str) -> str | Callable:
+        """What decides between the candidates of ``condition``."""
+        return self.conditions[condition].get("criterion", self.criterion)
 
     def candidates(self, condition: str, method: str) -> list[dict[str, Any]]:
         """All combinations of the options that are searched for ``method``; empty if there is nothing to choose."""
@@ -132,17 +149,19 @@ class Plan:
 class Study:
     """A page's experiment under one preset.
 
-    Preset "paper" searches and trains at full scale what is not committed yet. Preset "quick" shows the committed
-    full-scale results of every condition that has them all, and trains a spot check of them: seed 0 of a few methods, which
-    must repeat its committed twins bit for bit on the same kind of machine. Other conditions, and preset "smoke", train the
-    plan of their own.
+    Presets "paper" and "reduced" search and train at that scale what is not committed yet. Preset "quick" shows the committed
+    results of every condition that has them all, at the largest scale there is, and trains a spot check of them: seed 0 of a
+    few methods, which must repeat its committed twins bit for bit on the same kind of machine. Other conditions, and preset
+    "smoke", train the plan of their own.
 
     Arguments:
         experiment: folder of its committed results under ``results/``.
         plan: preset -> :class:`Plan`. The study's ``plan`` is that of its preset, ``full_plan`` that of "paper".
-        preset: "smoke", "quick" or "paper".
+        preset: "smoke", "quick", "reduced" or "paper".
         names: the methods that this page was asked for; all of the plan if empty.
         only: the conditions to run; all of the plan if empty.
+        scales: the presets whose results are committed, the largest first. Without "reduced" full scale is within reach of
+            a CPU, and preset "reduced" is "paper".
         how: device, workers and cluster, see :func:`nrae_lib.runs.run_all`.
 
     Raises:
@@ -162,17 +181,29 @@ class Study:
     already_stored: int  #: how many of this preset's own results were there, and not trained
 
     def __init__(
-        self, experiment: str, plan: Callable, preset: str, names: Iterable[str] = (), only: Iterable[str] = (), **how
+        self,
+        experiment: str,
+        plan: Callable,
+        preset: str,
+        names: Iterable[str] = (),
+        only: Iterable[str] = (),
+        scales: tuple[str, ...] = ("paper",),
+        **how,
     ):
-        self.preset, self.plan, self.full_plan, self._how = preset, plan(preset), plan("paper"), how
-        self.store, self.full_store = Store.of(preset, experiment), Store.of("paper", experiment)
-        self._known = tuple({**self.full_plan.conditions, **self.plan.conditions})
+        self.preset = "paper" if preset == "reduced" and "reduced" not in scales else preset
+        self.scales, self._how = scales, how
+        self._plans = {name: plan(name) for name in dict.fromkeys((*scales, self.preset))}
+        self.plan, self.full_plan = self._plans[self.preset], self._plans["paper"]
+        self.store, self.full_store = Store.of(self.preset, experiment), Store.of("paper", experiment)
+        self._known = tuple({name: None for each in self._plans.values() for name in each.conditions})
+        if self.preset in scales:
+            self._known = tuple(self.plan.conditions)
         self._wanted = _listed("only", only) or self._known
         for name in self._wanted:
             if name not in self._known:
                 raise ValueError(f"unknown condition {name!r}: choose among {', '.join(self._known)}")
         self.names = _listed("the methods", names) or self.plan.methods
-        self._condition: dict[str, str] = {}  # key of a run -> its condition
+        self._own_search, self._to_do = _Search(self.plan, self.store), {}
 
     def __getattr__(self, name: str):
         if name in Study.__annotations__:
@@ -182,124 +213,142 @@ class Study:
     @property
     def whole(self) -> bool:
         """Whether all conditions and all methods were asked for."""
-        return set(self._known) == set(self._wanted) and set(self.full_plan.methods) <= set(self.names)
+        return set(self._known) == set(self._wanted) and set(self.plan.methods) <= set(self.names)
 
     def run(self) -> "Study":
         """Choose the options, train what is missing, and check."""
-        full, own = _Search(self.full_plan, self.full_store), _Search(self.plan, self.store)
-        committed = self._committed(full) if self.preset == "quick" else {}
+        searches = {scale: _Search(self._plans[scale], self.full_store) for scale in self.scales}
+        committed = self._committed(searches) if self.preset == "quick" else {}
+        self._shown = {name: scale for name, (scale, _) in committed.items()}
         mine = [name for name in self.plan.conditions if name in self._wanted and name not in committed]
         # Without any images at all, the first run says best what is missing.
-        here = [name for name in mine if self.preset != "paper" or _is_here(self.plan.conditions[name])] or mine
+        here = [name for name in mine if self.preset not in self.scales or _is_here(self.plan.conditions[name])] or mine
         self.absent, mine = [name for name in mine if name not in here], here
-        deciding = dict.fromkeys(committed, full) | self._search(mine, full, own)
-        self.conditions, self._own = [name for name in self._wanted if name in deciding], set(mine)
+        self._own = set(mine)
+        deciding = {name: searches[scale] for name, scale in self._shown.items()} | self._search(mine, searches)
+        self.conditions = [name for name in self._wanted if name in deciding]
         self.options = {
             name: {method: search.chosen(name, method) for method in self.plan_of(name).methods_of(name)}
             for name, search in deciding.items()
         }
-        planned = []
-        for name in mine:
-            for method, options in self.options[name].items():
-                if method in self.names:
-                    planned += self._runs(self.plan, name, method, options)
-        self.already_stored = sum(self.store.path(run).exists() for run in planned)
-        found = [*chain(*committed.values()), *grid.run_all(planned, self.store, **self._how)]
-        self.results = sorted(found, key=lambda result: self.conditions.index(self.condition_of(result)))
+        planned = {name: self._runs(self.plan, name, self.options[name]) for name in mine}
+        flat = list(chain(*planned.values()))
+        self.already_stored = sum(self.store.path(run).exists() for run in flat)
+        results = dict(zip(flat, grid.run_all(flat, self.store, **self._how), strict=True))
+        found = {name: results for name, (_, results) in committed.items()}
+        found |= {name: [results[run] for run in runs] for name, runs in planned.items()}
+        # Copies: one run may stand under two conditions, such as two ways to choose that agree.
+        self._of = {name: [copy(result) for result in found[name]] for name in self.conditions}
+        self.results = list(chain(*self._of.values()))
         if not self.results:
             where = ", ".join(self.conditions) or "no condition here"
             raise ValueError(f"nothing to show: {where} has no {' or '.join(self.names)}")
-        searched = {}
+        searched = {}  # (condition, key of a run) -> result
         for name, search in deciding.items():
             for method in search.plan.methods_of(name):
-                results = search.results(name, method) or []
-                self._of_condition(search.plan.source(name, method)[0], [result.run for result in results])
-                searched |= {result.run.key: result for result in results}
-        self.searched = list(searched.values())
-        self.frame, self.search_frame = self._frame(self.results), self._frame(self.searched)
-        if len(self.search_frame):
+                source, _ = search.plan.source(name, method)
+                searched |= {(source, result.run.key): result for result in search.results(name, method) or []}
+        self.searched = list({key: result for (_, key), result in searched.items()}.values())
+        self.frame = self._frame(self.results, [name for name, results in self._of.items() for _ in results])
+        self.search_frame = self._frame(searched.values(), [name for name, _ in searched])
+        if len(self.search_frame) and not callable(self.plan.criterion):
             self.search_frame["validation_mse"] = self.search_frame[self.plan.criterion]
         self.checked = self._spot_check(committed)
         return self
 
-    def _committed(self, full: "_Search") -> dict[str, list[Result]]:
-        """condition -> its full-scale results of the methods asked for, where all methods are there: whole or not at all."""
+    def _committed(self, searches: dict[str, "_Search"]) -> dict[str, tuple[str, list[Result]]]:
+        """condition -> the largest scale at which all its methods are stored, whole or not at all, and its results of the
+        methods asked for."""
         found = {}
-        for name in self.full_plan.conditions:
-            if name in self._wanted and full.whole(name):
-                runs = []
-                for method in self.full_plan.methods_of(name):
-                    runs += self._runs(self.full_plan, name, method, full.chosen(name, method))
-                results = grid.stored(runs, self.full_store)
-                if len(results) == len(runs):
-                    found[name] = [result for result in results if result.run.method in self.names]
+        for scale, search in searches.items():
+            for name in (name for name in search.plan.conditions if name in self._wanted and name not in found):
+                if search.whole(name):
+                    options = {method: search.chosen(name, method) for method in search.plan.methods_of(name)}
+                    runs = self._runs(search.plan, name, options, options)
+                    results = grid.stored(runs, self.full_store)
+                    if len(results) == len(runs):
+                        found[name] = scale, [result for result in results if result.run.method in self.names]
         return found
 
-    def _search(self, conditions: list[str], full: "_Search", own: "_Search") -> dict[str, "_Search"]:
-        """Where the full-scale search of a condition is stored for all its methods, its choices hold for "quick", too; other
+    def _search(self, conditions: list[str], searches: dict[str, "_Search"]) -> dict[str, "_Search"]:
+        """Where a committed search of a condition is stored for all its methods, its choices hold for "quick", too; other
         conditions search at this preset's own scale, all methods alike."""
-        deciding, runs = {}, []
+        deciding, runs, own = {}, [], self._own_search
         for name in conditions:
-            deciding[name] = full if self.preset != "smoke" and full.whole(name) else own
+            whole = [search for search in searches.values() if self.preset == "quick" and search.whole(name)]
+            deciding[name] = whole[0] if whole else own
             for method in self.plan.methods_of(name):
                 if deciding[name] is own and method in self.names:
-                    source, its_method = self.plan.source(name, method)
-                    runs += self._of_condition(source, self.plan.searches(source, its_method))
+                    runs += self.plan.searches(*self.plan.source(name, method))
         grid.run_all(runs, self.store, **self._how)
         return deciding
 
-    def _runs(self, plan: Plan, condition: str, method: str, options: dict) -> list[Run]:
-        return self._of_condition(condition, [plan.run(condition, method, seed, options) for seed in range(plan.seeds)])
+    def _runs(self, plan: Plan, condition: str, options: dict[str, dict], names: Iterable[str] = ()) -> list[Run]:
+        """The runs of ``condition`` with the chosen ``options``, of all ``names`` or of the methods asked for."""
+        return [
+            plan.run(condition, method, seed, chosen)
+            for method, chosen in options.items()
+            if method in (names or self.names)
+            for seed in range(plan.seeds)
+        ]
 
-    def _of_condition(self, condition: str, runs: list[Run]) -> list[Run]:
-        """``runs``, from now on known as those of ``condition``."""
-        for run in runs:
-            other = self._condition.setdefault(run.key, condition)
-            if other != condition:
-                raise ValueError(
-                    f"conditions {other!r} and {condition!r} are the same runs, or search by them: let one search_as another"
-                )
-        return runs
-
-    def _spot_check(self, committed: dict[str, list[Result]]) -> list[tuple[Result, Result]]:
-        """Seed 0 of the last methods (the paper's own), those first that were trained alone, as many as the time allows."""
+    def _spot_check(self, committed: dict[str, tuple[str, list[Result]]]) -> list[tuple[Result, Result]]:
+        """Seed 0 of the last methods (the paper's own), as many as the time allows."""
         twins = []
-        for name, results in committed.items():
-            if _is_here(self.full_plan.conditions[name]):
+        for name, (scale, results) in committed.items():
+            if _is_here(self._plans[scale].conditions[name]):
                 twins += [result for result in reversed(results) if result.run.seed == 0]
             else:
                 self.absent.append(name)
-        left, chosen = SPOT_CHECK_SECONDS, []
-        for twin in sorted(twins, key=lambda twin: not twin.trained_alone):
-            if twin.seconds <= left:
-                chosen.append(twin)
+        left, chosen = SPOT_CHECK_SECONDS, {}
+        for twin in twins:
+            if twin.seconds <= left and twin.run.key not in chosen:
+                chosen[twin.run.key] = twin
                 left -= twin.seconds
-        chosen = chosen or sorted(twins, key=lambda twin: (not twin.trained_alone, twin.seconds))[:1]
-        again = grid.run_all([twin.run for twin in chosen], self.store, **self._how)
-        return list(zip(again, chosen, strict=True))
+        again = grid.run_all([twin.run for twin in chosen.values()], self.store, **self._how)
+        return list(zip(again, chosen.values(), strict=True))
+
+    def remaining(self, condition: str) -> tuple[list[Run], list[Run]]:
+        """Runs of this preset that are not stored: those that can begin, in the order in which they tell most, and those
+        whose options are not chosen yet, with default options in their place. Needs no :meth:`run`."""
+        searching, ready, later = {}, [], []
+        for method in self.plan.methods_of(condition):
+            source, known = self.plan.source(condition, method), self._own_search.results(condition, method) is not None
+            if not known:
+                searching |= {run.key: run for run in self._planned(source, lambda s=source: self.plan.searches(*s))}
+            chosen = {method: self._own_search.chosen(condition, method)}
+            runs = self._planned((condition, method, known), lambda c=chosen: self._runs(self.plan, condition, c))
+            (ready if known else later).extend(runs)
+        return [*searching.values(), *sorted(ready, key=lambda run: run.seed)], later
+
+    def _planned(self, place: tuple, make: Callable[[], list[Run]]) -> list[Run]:
+        """The runs that ``make`` gives, remembered, without those that are stored by now."""
+        runs = self._to_do[place] if place in self._to_do else make()
+        self._to_do[place] = [run for run in runs if not self.store.path(run).exists()]
+        return self._to_do[place]
 
     def preset_of(self, condition: str) -> str:
         """The preset whose results the page shows of ``condition``: "paper" where they are full scale."""
-        return self.preset if condition in self._own else "paper"
+        return self._shown.get(condition, self.preset)
 
     def plan_of(self, condition: str) -> Plan:
         """The plan that made what the page shows of ``condition``."""
-        return self.plan if condition in self._own else self.full_plan
+        return self._plans[self.preset_of(condition)]
 
     def label(self, condition: str) -> str:
         """A condition's row in a table: its name, the scale of what is shown, and its seeds."""
         if condition not in self.conditions:
             return f"{condition}, ours"
-        scale = "full scale" if self.preset_of(condition) == "paper" else f"{self.preset} run"
+        scale = {"paper": "full scale", "reduced": "reduced"}.get(preset := self.preset_of(condition), f"{preset} run")
         return f"{condition}, {scale} ({self.plan_of(condition).seeds} seeds)"
 
     def condition_of(self, result: Result) -> str:
-        """The condition that ``result`` belongs to."""
-        return self._condition[result.run.key]
+        """The condition that ``result``, one of ``results``, belongs to."""
+        return next(name for name, results in self._of.items() if any(one is result for one in results))
 
     def of(self, condition: str, method: str | None = None, seed: int | None = None) -> list[Result]:
         """Results under ``condition``, perhaps of one method or one seed."""
-        found = [result for result in self.results if self.condition_of(result) == condition]
+        found = self._of.get(condition, [])
         return [one for one in found if method in (None, one.run.method) and seed in (None, one.run.seed)]
 
     def row(self, result: Result) -> "pandas.Series":
@@ -323,13 +372,14 @@ class Study:
             for name, values in groups
         }
 
-    def _frame(self, results: list[Result]) -> "pandas.DataFrame":
+    def _frame(self, results: Iterable[Result], conditions: list[str]) -> "pandas.DataFrame":
         frame = grid.frame(results)
-        return frame.assign(condition=[self.condition_of(result) for result in results]) if len(frame) else frame
+        return frame.assign(condition=conditions) if len(frame) else frame
 
     def chosen_by_search(self, condition: str) -> dict[str, dict]:
         """method -> its searched options and their chosen values, for conditions that search themselves."""
-        tried = {result.run.method for result in self.searched if self.condition_of(result) == condition}
+        frame = self.search_frame
+        tried = set(frame.method[frame.condition == condition]) if len(frame) else ()
         return {name: options for name, options in self.options[condition].items() if name in tried and options}
 
     def at_edge(self, condition: str) -> dict[str, list[str]]:
@@ -342,15 +392,17 @@ class Study:
                     found.setdefault(method, []).append(f"{methods.SYMBOLS.get(name, name)} = {value:g}")
         return found
 
-    def cut(self) -> str:
-        """What this preset's own runs have less of than full scale, such as "3 of 10 seeds; epochs 16 (1,000)"; or ""."""
-        if self.preset == "paper" or not self._own:
+    def cut(self, preset: str) -> str:
+        """What the runs of ``preset`` have less of than full scale, such as "3 of 10 seeds; epochs 16 (1,000)"; or ""."""
+        shown = [name for name in self.conditions if self.preset_of(name) == preset]
+        if preset == "paper" or not shown:
             return ""
-        parts = [f"{self.plan.seeds} of {self.full_plan.seeds} seeds"]
+        plan = self._plans[preset]
+        parts = [f"{plan.seeds} of {self.full_plan.seeds} seeds"] if plan.seeds != self.full_plan.seeds else []
         first, changed = next(iter(self.full_plan.conditions.values())), {}
-        for name in (name for name in self.conditions if name in self._own):
+        for name in shown:
             there = _numbers(self.full_plan.conditions.get(name, first))
-            for key, value in _numbers(self.plan.conditions[name]).items():
+            for key, value in _numbers(plan.conditions[name]).items():
                 if there.get(key, value) != value:
                     changed.setdefault(key, []).append((value, there[key]))
         for key, pairs in changed.items():
@@ -358,8 +410,10 @@ class Study:
             parts.append(f"{key} {here} (full scale: {wanted})")
         if len(self.conditions) < len(self.full_plan.conditions):
             parts.append(f"{len(self.conditions)} of {len(self.full_plan.conditions)} conditions")
-        if self.full_plan.search and not self.plan.search and not all(map(self.chosen_by_search, self._own)):
+        if self.full_plan.search and not plan.search and not all(map(self.chosen_by_search, shown)):
             parts.append("default options, no search")
+        if plan.search and plan.search_share < self.full_plan.search_share:
+            parts.append(f"the search with {plan.search_share:g} of the epochs")
         return "; ".join(parts)
 
 
@@ -415,6 +469,6 @@ class _Search:
         results = self.results(condition, method)
         if not results:
             return {}
-        condition, method = self.plan.source(condition, method)
-        best = grid.choose(results, self.plan.criterion)[method]
-        return {name: best[name] for name in self.plan.candidates(condition, method)[0]}
+        best = grid.choose(results, self.plan.criterion_of(condition))
+        source, method = self.plan.source(condition, method)
+        return {name: best[method][name] for name in self.plan.candidates(source, method)[0]}

@@ -1,8 +1,40 @@
 """Plans that several pages share, one module each; a page shows the module it uses by ``pages.show_source``."""
 
+from nrae_lib.core import methods
 from nrae_lib.data import datasets
+
+HELD_OUT = tuple(range(1000, 1006))  # six seeds by which options are chosen, none of those reported
+FAVOURABLE = ", favourable"  # ends the name of a condition whose options are chosen by the figure's own criterion
+_BREAKS = ("order_breaks", "train_order_breaks", "circular_breaks", "train_circular_breaks")
+
+
+def candidates(names: tuple[str, ...]) -> dict[str, dict]:
+    """The catalogue's sixteen candidates for every one of ``names`` that has something to choose, and as many with smaller k
+    for NRAE, whose released configurations have 2 to 4 neighbours of 30 points."""
+    search = {name: methods.get(name).search for name in names if methods.get(name).search}
+    return search | {
+        name: search[name] | {"n_neighbors": (2, 3, 4, 8)} for name in search if "neighbor_weight" in search[name]
+    }
+
+
+def wrong_order(metrics: dict[str, float]) -> tuple[float, float]:
+    """The criterion of figures of order: whether the test or the training points have a break, then the test error."""
+    return float(any(metrics.get(name) for name in _BREAKS)), metrics["test_mse"]
+
+
+def both_ways(criterion, conditions: dict[str, dict]) -> dict[str, dict]:
+    """``conditions``, and each again with its options chosen from the same runs of the search by ``criterion``."""
+    return {
+        key: value
+        for name, content in conditions.items()
+        for key, value in (
+            (name, content),
+            (name + FAVOURABLE, content | dict(search_as=name, criterion=criterion)),
+        )
+    }
 
 
 def image_source(name: str, preset: str) -> str:
-    """Where a preset takes an image set from: full scale from its real files alone, others from a stand-in without them."""
-    return "official" if preset == "paper" else datasets.resolve(name)
+    """Where a preset takes an image set from: those with committed results from its real files alone, others from a stand-in
+    without them."""
+    return "official" if preset in ("reduced", "paper") else datasets.resolve(name)

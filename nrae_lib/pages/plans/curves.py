@@ -1,16 +1,15 @@
 """The sine curve of Figure 4 and Table 1, and the Swiss roll of Figure 7, in full scale as the text and the released code have them."""
 
-from nrae_lib.core import methods
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
+from nrae_lib.pages.plans import HELD_OUT, both_ways, candidates, wrong_order
 from nrae_lib.runs import Plan
 
 # The paper's nine methods, and our ablation NRAE-0, which uses the decoder's value alone.
 METHODS = ("ae", "vae", "wae", "dae", "cae", "grae", "spae", "nrae_0", "nrae_l", "nrae_q")
 # The released code trains AE and NRAE only; DAE and NRAE-0 are trained beside them.
 RELEASED_METHODS = ("ae", "dae", "nrae_0", "nrae_l", "nrae_q")
-# The same budget for every method that has something to choose: the sixteen candidates of the catalogue.
-SEARCH = {name: methods.get(name).search for name in METHODS if methods.get(name).search}
+SEARCH = candidates(METHODS)  # the same budget for every method that has something to choose
 # seeds: draws of points, noise and weights. quick holds only where the full-scale runs are not there.
 PRESETS = {
     "smoke": dict(seeds=2, epochs=5),
@@ -25,15 +24,20 @@ def _optimization(preset: str, batch_size: int, extra: int = 0) -> Optimization:
     return Optimization(epochs, batch_size, learning_rate=1e-3, decay_start=0.8)
 
 
-def _plan(preset: str, conditions: dict, search_seeds: tuple[int, ...]) -> Plan:
+def turning(metrics: dict[str, float]) -> tuple[float]:
+    """The criterion of Figure 4: how far the learned curve's total turning is from the sine's, one half turn."""
+    return (abs(metrics["total_turning"] - 1),)
+
+
+def _plan(preset: str, conditions: dict) -> Plan:
     return Plan(
         conditions,
         METHODS,
         PRESETS[preset]["seeds"],
         keep="figure",
         keep_first="animation",  # seed 0 also keeps the curve during training
-        search={} if preset == "smoke" else SEARCH,
-        search_seeds=search_seeds,  # held-out draws, used for nothing else
+        search=SEARCH if preset == "paper" else {},
+        search_seeds=HELD_OUT,  # draws that are used for nothing else
         criterion="test_mse",  # on noise-free points of these draws
     )
 
@@ -45,29 +49,26 @@ def sine(preset: str) -> Plan:
     # The released neighbourhood loss samples two of ten neighbours with replacement and never the centre, so that λ is a
     # factor without effect.
     released = dict(n_neighbors=10, neighbors_per_point=2, replace=True, include_center=False, neighbor_weight=100.0)
-    return _plan(
-        preset,
-        {
-            # ReLU 2-1024-1024-1 and 1-1024-1024-2, full batches. NRAE-Q is NRAE-L there.
-            "text": dict(
-                **data,
-                network=Network(hidden=(1024, 1024), latent_dim=1, activation="relu"),
-                optimization=_optimization(preset, batch_size=50),
-                recipe="paper",
-                same_choice={"nrae_q": "nrae_l"},
-            ),
-            # ELU, three layers of 512, batches of 32.
-            "released code": dict(
-                **data,
-                network=Network(hidden=(512, 512, 512), latent_dim=1, activation="elu"),
-                optimization=_optimization(preset, batch_size=32, extra=1),
-                recipe="released",
-                methods=RELEASED_METHODS,
-                options=dict.fromkeys(("nrae_0", "nrae_l", "nrae_q"), released),
-            ),
-        },
-        search_seeds=(1000,),
+    code = dict(  # ELU, three layers of 512, batches of 32
+        **data,
+        network=Network(hidden=(512, 512, 512), latent_dim=1, activation="elu"),
+        optimization=_optimization(preset, batch_size=32, extra=1),
+        recipe="released",
+        methods=RELEASED_METHODS,
     )
+    searched = {
+        # ReLU 2-1024-1024-1 and 1-1024-1024-2, full batches. NRAE-Q is NRAE-L there.
+        "text": dict(
+            **data,
+            network=Network(hidden=(1024, 1024), latent_dim=1, activation="relu"),
+            optimization=_optimization(preset, batch_size=50),
+            recipe="paper",
+            same_choice={"nrae_q": "nrae_l"},
+        ),
+        "released code, searched": code,
+    }
+    configured = {"released code": code | dict(options=dict.fromkeys(("nrae_0", "nrae_l", "nrae_q"), released))}
+    return _plan(preset, both_ways(turning, searched) | configured)
 
 
 def swiss_roll(preset: str) -> Plan:
@@ -78,34 +79,32 @@ def swiss_roll(preset: str) -> Plan:
         data_options=dict(shape="text", **points),  # r(θ) = 0.1 + 0.9 θ/2π
         optimization=_optimization(preset, batch_size=30),
     )
-    return _plan(
-        preset,
-        {
-            # ReLU 2-512-512-1, full batches. NRAE-Q is NRAE-L there.
-            "text": dict(
-                **text,
-                network=Network(hidden=(512, 512), latent_dim=1, activation="relu"),
-                recipe="paper",
-                same_choice={"nrae_q": "nrae_l"},
-            ),
-            "text with ELU": dict(
-                **text, network=Network(hidden=(512, 512), latent_dim=1, activation="elu"), recipe="paper_elu"
-            ),
-            # Radius 3, squeezed, on a grid; ELU, three layers of 512, batches of 16. The released configurations compare
-            # NRAE-L and NRAE-Q at different k and λ; NRAE-0, which they do not have, takes those of NRAE-Q.
-            "released code": dict(
-                data="swiss_roll",
-                data_options=dict(shape="released", **points),
-                network=Network(hidden=(512, 512, 512), latent_dim=1, activation="elu"),
-                optimization=_optimization(preset, batch_size=16, extra=1),
-                recipe="released",
-                methods=RELEASED_METHODS,
-                options={
-                    "nrae_0": dict(n_neighbors=3, neighbor_weight=100.0),
-                    "nrae_l": dict(n_neighbors=2, neighbor_weight=2.0),
-                    "nrae_q": dict(n_neighbors=3, neighbor_weight=100.0),
-                },
-            ),
-        },
-        search_seeds=(1000, 1001),
+    code = dict(  # radius 3, squeezed, on a grid; ELU, three layers of 512, batches of 16
+        data="swiss_roll",
+        data_options=dict(shape="released", **points),
+        network=Network(hidden=(512, 512, 512), latent_dim=1, activation="elu"),
+        optimization=_optimization(preset, batch_size=16, extra=1),
+        recipe="released",
+        methods=RELEASED_METHODS,
     )
+    # The released configurations compare NRAE-L and NRAE-Q at different k and λ; NRAE-0, which they do not have, takes
+    # those of NRAE-Q.
+    configurations = {
+        "nrae_0": dict(n_neighbors=3, neighbor_weight=100.0),
+        "nrae_l": dict(n_neighbors=2, neighbor_weight=2.0),
+        "nrae_q": dict(n_neighbors=3, neighbor_weight=100.0),
+    }
+    searched = {
+        # ReLU 2-512-512-1, full batches. NRAE-Q is NRAE-L there.
+        "text": dict(
+            **text,
+            network=Network(hidden=(512, 512), latent_dim=1, activation="relu"),
+            recipe="paper",
+            same_choice={"nrae_q": "nrae_l"},
+        ),
+        "text with ELU": dict(
+            **text, network=Network(hidden=(512, 512), latent_dim=1, activation="elu"), recipe="paper_elu"
+        ),
+        "released code, searched": code,
+    }
+    return _plan(preset, both_ways(wrong_order, searched) | {"released code": code | dict(options=configurations)})

@@ -1,0 +1,230 @@
+"""What the pages' experiments still lack, and processes that perform it, most informative per core-second first.
+
+    python -m nrae_lib.pages.queue reduced            # or paper; --workers 1, --status
+
+Every run is stored the moment it exists, one process per core. Killed at any time, the next call goes on: a run from its last
+checkpoint. A page whose runs are all there is executed once more, which stores its verdicts.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from nrae_lib import pages, paper, runs
+from nrae_lib.core.files import write_atomically
+from nrae_lib.core.training import fit
+from nrae_lib.runs.performing import attempt
+from nrae_lib.runs.run import Run
+from nrae_lib.runs.study import Study
+
+POLL_SECONDS, REPORT_SECONDS = 5, 60
+# How much more than others a verdict of these pages counts: the paper's headline, and the figures that share its protocol.
+WEIGHT = {"table3_generalization": 10, "fig10_sample_size": 2}
+
+
+class _Opened(Exception):
+    """What a notebook gave to ``open_study``."""
+
+
+def study_of(notebook: Path, preset: str) -> Study | None:
+    """The experiment that ``notebook`` opens, not run; None if it opens none. Its cells are executed up to there."""
+    cells = [
+        "".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"
+    ]
+    if not any("pages.open_study(" in cell for cell in cells):
+        return None
+
+    def opened(parameters, experiment, plan, only="all", show_options=True, scales=("paper",), **choices):
+        raise _Opened(Study(experiment, plan, preset, scales=scales))
+
+    real, pages.open_study, namespace = pages.open_study, opened, {"__name__": notebook.stem}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            for cell in cells:
+                exec(compile(cell, str(notebook), "exec"), namespace)
+    except _Opened as found:
+        return found.args[0]
+    finally:
+        pages.open_study = real
+
+
+def studies(preset: str) -> dict[str, Study]:
+    """Page -> its experiment, of all pages that claims are about."""
+    known = {claim.page for claim in paper.CLAIMS}
+    paths = sorted(path for path in (runs.project_root() / "notebooks").glob("*.ipynb") if path.stem in known)
+    return {path.stem: study for path in paths if (study := study_of(path, preset)) is not None}
+
+
+def value(page: str, condition: str) -> float:
+    """How many verdicts the runs of ``condition`` decide, weighted."""
+    claims = [claim for claim in paper.CLAIMS if claim.page == page]
+    return WEIGHT.get(page, 1) * max(0.1, sum(condition in (claim.conditions or (condition,)) for claim in claims))
+
+
+class Clock:
+    """Seconds that runs take, from the step times of stored results like them, or of a few steps taken now."""
+
+    def __init__(self, found: dict[str, Study]):
+        self._stored: dict[tuple, list[float]] = {}
+        for folder in dict.fromkeys(study.store.folder for study in found.values()):
+            for path in folder.glob("*.npz"):
+                with contextlib.suppress(ValueError, OSError):
+                    result = runs.Result.from_bytes(path.read_bytes())
+                    self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
+        self._file = runs.project_root() / "_build" / "step_seconds.json"
+        self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def seconds(self, run: Run) -> float:
+        points, kind = _points(run.data, json.dumps(run.data_options)), _kind(run)
+        steps = math.ceil(points / run.optimization.batch_size) * run.optimization.epochs
+        if kind in self._stored:
+            return statistics.median(self._stored[kind]) * steps
+        if repr(kind) not in self._measured:
+            self._measured[repr(kind)] = _step_seconds(run)
+            write_atomically(self._file, json.dumps(self._measured).encode())
+        return self._measured[repr(kind)] * steps
+
+
+def _kind(run: Run) -> tuple:
+    """Runs of one kind have steps of one length."""
+    return run.data, run.network, run.method, run.optimization.batch_size
+
+
+@cache
+def _points(data: str, options: str) -> int:
+    return len(Run(data, "ae", None, None, 0, json.loads(options)).dataset().train)
+
+
+def _step_seconds(run: Run) -> float:
+    data, size = run.dataset().train, run.optimization.batch_size
+    objective = run.objective()
+    model = objective.build(run.network, tuple(data.shape[1:]), 0)
+    trained = fit(model, objective, data[: max(2 * size, 64)], replace(run.optimization, epochs=2, patience=0), 0)
+    return trained.seconds / trained.steps
+
+
+def order(found: dict[str, Study], clock: Clock) -> list[tuple[float, str, str, list[Run], float]]:
+    """(verdicts per core-second, page, condition, runs that can begin, seconds left) of all that is not through."""
+    units = []
+    for page, study in found.items():
+        for condition in study.plan.conditions:
+            ready, later = study.remaining(condition)
+            if ready or later:
+                seconds = sum(map(clock.seconds, [*ready, *later]))
+                units.append((value(page, condition) / seconds, page, condition, ready, seconds))
+    return sorted(units, key=lambda unit: -unit[0])
+
+
+def work(preset: str) -> int:
+    """Perform what is missing until nothing is; the number of runs that failed."""
+    found, failed = studies(preset), set()
+    clock = Clock(found)
+    while True:
+        units = order(found, clock)
+        free = (
+            (page, condition, run) for _, page, condition, ready, _ in units for run in ready if run.key not in failed
+        )
+        for page, condition, run in free:
+            ending = attempt(run, found[page].store, "auto", lambda done, epochs: None)
+            if ending is None:  # in another process's hands
+                continue
+            if isinstance(ending, str):
+                failed.add(run.key)
+                said = ending.strip().splitlines()[-1]
+                if said.startswith(("OSError", "PermissionError")):
+                    raise SystemExit(f"results cannot be kept in {found[page].store.folder}: {said}")
+                print(f"failed: {run.label}, {page}: {said}", flush=True)
+            else:
+                left = sum(seconds for *_, seconds in units) / 3600
+                print(
+                    f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left:.1f} core-hours left", flush=True
+                )
+            break
+        else:
+            if not any(run.key not in failed for *_, ready, _ in units for run in ready):
+                return len(failed)
+            time.sleep(POLL_SECONDS)
+
+
+def status(preset: str) -> Iterator[str]:
+    """One line for each page and condition: runs stored, runs missing, core-hours to come."""
+    found = studies(preset)
+    units = {(page, condition): (ready, seconds) for _, page, condition, ready, seconds in order(found, Clock(found))}
+    total = 0.0
+    yield f"{'page, condition':68} {'stored':>7} {'missing':>8} {'core-hours':>11}"
+    for page, study in found.items():
+        for condition in study.plan.conditions:
+            names = study.plan.methods_of(condition)
+            wanted = {study.plan.source(condition, name) for name in names}
+            count = len(names) * study.plan.seeds + sum(len(study.plan.searches(*source)) for source in wanted)
+            missing, seconds = 0, 0.0
+            if (page, condition) in units:
+                ready, later = study.remaining(condition)
+                missing, seconds = len(ready) + len(later), units[page, condition][1]
+            total += seconds / 3600
+            yield f"{page + ', ' + condition:68} {count - missing:7} {missing:8} {seconds / 3600:11.2f}"
+    yield f"{'all (runs that pages share are counted on each)':68} {'':16} {total:11.2f}"
+
+
+def close(page: str, preset: str) -> None:
+    """Execute ``page``, all of whose runs are stored, so that its verdicts are, too."""
+    draft = runs.project_root() / "_build" / "papermill"
+    draft.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "papermill", f"notebooks/{page}.ipynb", str(draft / f"{page}.{preset}.ipynb")]
+    ended = subprocess.run(
+        [*command, "-p", "preset", preset, "--no-progress-bar"], cwd=runs.project_root(), capture_output=True
+    )
+    print(f"{page}: {'verdicts stored' if ended.returncode == 0 else 'did not run; see make book'}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Perform what the pages still lack.")
+    parser.add_argument("preset", choices=("reduced", "paper"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--status", action="store_true", help="say what is done, what is missing and what it will cost")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    runs.grid.check_workers(given.workers)
+    if given.status:
+        for line in status(given.preset):
+            print(line, flush=True)
+        return
+    if given.work:
+        raise SystemExit(min(work(given.preset), 1))
+    command = [sys.executable, "-m", "nrae_lib.pages.queue", given.preset, "--work"]
+    alone = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    team = [subprocess.Popen(command, env=alone) for _ in range(given.workers)]
+    try:
+        found, folder = studies(given.preset), runs.project_root() / "results" / "verdicts"
+        done = {page for page, study in found.items() if _through(study) and (folder / f"{page}.json").exists()}
+        while True:
+            working = any(process.poll() is None for process in team)
+            for page in (page for page, study in found.items() if page not in done and _through(study)):
+                close(page, given.preset)
+                done.add(page)
+            if not working:
+                break
+            time.sleep(REPORT_SECONDS)
+    finally:
+        for process in team:
+            process.terminate()
+    raise SystemExit(max(process.wait() for process in team))
+
+
+def _through(study: Study) -> bool:
+    return not any(any(study.remaining(condition)) for condition in study.plan.conditions)
+
+
+if __name__ == "__main__":
+    main()
