@@ -199,7 +199,7 @@ def test_the_preset_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("NRAE_PRESET", "")
     assert run_notebooks.preset_from_environment() == "quick"
     monkeypatch.setenv("NRAE_PRESET", "fast")
-    with pytest.raises(NotebookError, match="'fast'; it must be one of: smoke, quick, paper"):
+    with pytest.raises(NotebookError, match="'fast'; it must be one of: smoke, quick, reduced, paper"):
         run_notebooks.preset_from_environment()
 
 

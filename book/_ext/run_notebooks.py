@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PRESETS = ("smoke", "quick", "paper")
+PRESETS = ("smoke", "quick", "reduced", "paper")
 SECONDS_BETWEEN_REPORTS = 15
 THUMBNAILS = Path("book", "_static", "thumbnails")
 # Cells that papermill adds, and that a reader of the notebook does not count.
@@ -165,7 +165,7 @@ async def run_notebook(root: Path, name: str, preset: str, threads: int, tries: 
             (root / draft).replace(root / kept)
             message = f"{describe_failure(root / kept, name) or message} (as far as it got: {kept.as_posix()})"
         raise NotebookError(message)
-    if preset == "paper":
+    if preset in ("reduced", "paper"):
         # The run itself fills a results folder: that makes the page no older than its results.
         now = ingredients(root, name, preset)
         decided_by |= {path: digest for path, digest in now.items() if path.startswith("results/")}

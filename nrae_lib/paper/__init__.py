@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "save", "trimmed", "values",
+    "CLAIMS", "SCALES", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "save", "trimmed", "values",
 ]  # fmt: skip
 
+SCALES = ("paper", "reduced")  # presets whose verdicts count, apart from each other
 CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *tables.CLAIMS)
 
 

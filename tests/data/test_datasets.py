@@ -33,12 +33,16 @@ def test_sine_is_the_papers():
 
 def test_swiss_roll_of_the_text_and_as_released():
     data = datasets.swiss_roll(0)
-    assert data.train.shape == (30, 2) and data.test.shape == (1000, 2)
+    assert data.train.shape == (30, 2) and len(data.test) + len(data.beyond) == 1000
+    low, high = data.train_position.min(), data.train_position.max()
+    assert ((data.test_position >= low) & (data.test_position <= high)).all()
+    assert ((data.beyond_position < low) | (data.beyond_position > high)).all()
     torch.testing.assert_close(data.test.norm(dim=1), 0.1 + 0.9 * data.test_position / (2 * pi), atol=1e-6, rtol=0)
     assert data.train.norm(dim=1).max() < 1.1
     released = datasets.swiss_roll(0, shape="released", noise=0.0)
-    assert released.test[:, 0].abs().max() == pytest.approx(3.0, rel=0.01)
-    distance = torch.cdist(released.train, released.test).min(1).values.max()
+    assert (len(released.test), len(released.beyond)) == (967, 33)
+    assert released.beyond[:, 0].abs().max() == pytest.approx(3.0, rel=0.01)
+    distance = torch.cdist(released.train, torch.cat([released.test, released.beyond])).min(1).values.max()
     assert distance.item() == pytest.approx(0.084, abs=0.01)  # the mismatch of the released formulas
 
 
@@ -55,22 +59,30 @@ def digits_of(label: int) -> torch.Tensor:
     return images.train_images[images.train_labels == label] / 255
 
 
-def moved(image: torch.Tensor, matrix: np.ndarray, shift: float = 0.0) -> torch.Tensor:
-    """The image where output pixel p shows input pixel matrix (p - centre - shift) + centre, bilinear, black outside."""
+def moved(image: torch.Tensor, matrix: np.ndarray, shift: float = 0.0, order: int = 1) -> torch.Tensor:
+    """The image where output pixel p shows input pixel matrix (p - centre - shift) + centre, black outside."""
     centre = np.array([13.5, 13.5])
     offset = centre - matrix @ (centre + np.array([0.0, shift]))
-    return torch.from_numpy(affine_transform(image[0].numpy(), matrix, offset, order=1, mode="grid-constant"))[None]
+    return torch.from_numpy(affine_transform(image[0].numpy(), matrix, offset, order=order, mode="grid-constant"))[None]
 
 
 def test_rotations_agree_with_scipy_and_no_angle_of_a_full_turn_is_tested_twice():
-    data = datasets.make("rotated_digit", 0, source="stand_in", digit=6, index=2)
-    assert data.train.shape == (20, 1, 28, 28) and data.test.shape == (200, 1, 28, 28)
-    assert data.train.dtype == torch.float32 and data.train.min() >= 0 and data.train.max() <= 1 + 1e-6
-    assert data.test_position[0] == 0 and data.test_position[-1] == 180
+    nearest, smooth = (
+        datasets.make("rotated_digit", 0, source="stand_in", digit=6, index=2, interpolation=interpolation)
+        for interpolation in ("nearest", "bilinear")
+    )
+    assert nearest.fingerprint == datasets.make("rotated_digit", 0, source="stand_in", digit=6, index=2).fingerprint
+    for data in (nearest, smooth):
+        assert data.train.shape == (20, 1, 28, 28) and (len(data.test), len(data.beyond)) == (190, 10)
+        assert data.train.dtype == torch.float32 and data.train.min() >= 0 and data.train.max() <= 1 + 1e-6
+        assert data.test_position[0] == 0 and data.test_position[-1] <= 171 < data.beyond_position[0]
+        assert data.beyond_position[-1] == 180
     for index in (0, 1, 7, 19):
-        angle = np.deg2rad(9.0 * index)  # counterclockwise on the screen, where rows go down
-        matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        torch.testing.assert_close(data.train[index], moved(digits_of(6)[2], matrix), atol=1e-3, rtol=0)
+        angle = np.deg2rad(9.0 * index)  # clockwise on the screen, where rows go down
+        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        torch.testing.assert_close(smooth.train[index], moved(digits_of(6)[2], matrix), atol=1e-3, rtol=0)
+        apart = (nearest.train[index] - moved(digits_of(6)[2], matrix, order=0)).abs() > 1e-6
+        assert apart.float().mean() < 0.01  # rounding decides between two pixels equally near
     turn = datasets.make("rotated_digit", 0, source="stand_in", count=4, step=90.0, n_test=8)
     assert turn.train_position.tolist() == [0, 90, 180, 270]
     assert turn.test_position.tolist() == [45.0 * i for i in range(8)]
@@ -79,7 +91,7 @@ def test_rotations_agree_with_scipy_and_no_angle_of_a_full_turn_is_tested_twice(
 
 @pytest.mark.parametrize("scale", [0.8, 1.0])
 def test_scaled_shifts_agree_with_scipy(scale):
-    data = datasets.make("shifted_digit", 0, source="stand_in", scale=scale)
+    data = datasets.make("shifted_digit", 0, source="stand_in", scale=scale, interpolation="bilinear")
     assert data.train.shape == (20, 1, 28, 28) and data.test.shape == (200, 1, 28, 28)
     for index in (0, 6, 13, 19):
         shift = -10 + 20 * index / 19
@@ -91,7 +103,7 @@ def test_scaled_shifts_agree_with_scipy(scale):
 def test_rotated_digits_are_rotations_of_the_first_images_in_turn():
     options = {"source": "stand_in", "digits": 3, "rotations": 4, "step": 90.0, "n_test_digits": 2}
     data = datasets.make("rotated_digits", 0, **options)
-    turned = torch.stack([torch.rot90(digits_of(8)[:5], turns, (2, 3)) for turns in range(4)], 1).flatten(0, 1)
+    turned = torch.stack([torch.rot90(digits_of(8)[:5], -turns, (2, 3)) for turns in range(4)], 1).flatten(0, 1)
     torch.testing.assert_close(torch.cat([data.train, data.test]), turned, atol=1e-4, rtol=0)
     assert data.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and data.test_labels.tolist() == [3] * 4 + [4] * 4
     assert data.train_position.tolist() == [0, 90, 180, 270] * 3 and len(data.test_position) == 8
@@ -123,6 +135,11 @@ def made(name, **options):
         (made("rotated_digit", n_test=1), "n_test must be at least 2, not 1"),
         (made("shifted_digit", scale=0.0), "scale must be a positive number"),
         (made("rotated_digits", source="stand_in", digits=200), "are not among them"),
+        (
+            made("rotated_digit", interpolation="cubic"),
+            "unknown interpolation 'cubic': choose one of nearest, bilinear",
+        ),
+        (made("swiss_roll", n_test=2), "lie 0 of 2 test points"),
         (made("rotated_digits", first_test=-1), "first_test must be at least 0"),
         (made("mnist", source="real"), "unknown source 'real': choose one of official, stand_in"),
         (made("mnist", source="stand_in"), "has 1,797 images here and 62,000 were asked for"),

@@ -5,20 +5,18 @@
 
 import math
 from functools import cache
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
-from nrae_lib import paper
 from nrae_lib.core import methods
 from nrae_lib.data import datasets
-from nrae_lib.runs import Result, device_name, grid, perform
+from nrae_lib.runs import Result, device_name, perform
 from tests.runs.small import ROOT
 
 pytestmark = pytest.mark.skipif(not (ROOT / "results").is_dir(), reason="this copy has no committed results")
-AGAIN = [("swiss_roll", "dae"), ("swiss_roll", "nrae_q"), ("shifted_digit", "grae")]
+REPEATED = 3  # how many kinds of run are trained again: those that take least
 
 
 @cache
@@ -29,15 +27,14 @@ def committed() -> dict[str, Result]:
 
 @cache
 def cheapest() -> dict[tuple[str, str], Result]:
-    """The run that takes least, of those trained alone, by data and method."""
-    alone = sorted((one for one in committed().values() if one.trained_alone), key=lambda one: -one.seconds)
-    return {(one.run.data, one.run.method): one for one in alone}
+    """The run that takes least, by data and method, those that take least first."""
+    found = sorted(committed().values(), key=lambda one: -one.seconds)
+    return dict(reversed({(one.run.data, one.run.method): one for one in found}.items()))
 
 
-def test_every_file_has_the_name_of_its_key():
+def test_every_file_has_the_name_of_its_key_and_the_present_meaning_of_a_run():
     assert [name for name, result in committed().items() if result.run.key != name] == []
-    assert len(committed()) >= 2550
-    assert sum(not result.trained_alone for result in committed().values()) <= 1034
+    assert {methods.get(name).semantics for name in methods.CATALOGUE} == {2}
 
 
 def same_kind_of_machine(result: Result) -> bool:
@@ -53,37 +50,19 @@ def difference(old: Result, new: Result) -> float:
     return max(1e-12, abs(new.metrics["test_mse"] / old.metrics["test_mse"] - 1))
 
 
-@pytest.mark.parametrize(("data", "method"), AGAIN)
-def test_a_committed_run_is_repeated(data, method):
+@pytest.mark.parametrize("place", range(REPEATED))
+def test_a_committed_run_is_repeated(place):
     """Bit for bit on the same kind of machine; training is chaotic, so that on another it only comes close."""
-    old = cheapest()[data, method]
-    if old.run.data_options.get("source") == "official" and not datasets.available("mnist"):
+    if len(cheapest()) <= place:
+        pytest.skip("no result of another kind is committed yet")
+    old = list(cheapest().values())[place]
+    if old.run.data_options.get("source") == "official" and not datasets.available(datasets.image_set(old.run.data)):
         pytest.skip("the images are not here")
     new = perform(old.run, "cpu")
     found = difference(old, new)
     assert new.provenance["fingerprint"] == old.provenance["fingerprint"]
     assert found == 0 if same_kind_of_machine(old) else found < 1, f"the test MSE differs by {found:.2g} of itself"
     assert all(map(math.isfinite, new.history))
-
-
-@pytest.mark.parametrize(
-    ("experiment", "pages"), [("sine", ("fig4_sine", "table1_sine")), ("swissroll", ("fig7_swissroll",))]
-)
-def test_committed_results_leave_no_claim_without_runs(experiment, pages):
-    pytest.importorskip("pandas")
-    results = [committed()[path.stem] for path in (ROOT / "results" / experiment).glob("*.npz")]
-    frame = grid.frame([one for one in results if one.run.keep != "metrics"])
-    names = {"paper": "text", "paper_elu": "text with ELU", "released": "released code"}
-    frame["condition"] = frame.recipe.map(names)
-    for page in pages:
-        for verdict in paper.judge(page, frame, "paper", tuple(frame.condition.unique())):
-            assert verdict.status != "not run", verdict
-    searched = [one.run for one in results if one.run.keep == "metrics"]
-    for method in {run.method for run in searched}:
-        tried = [run.method_options for run in searched if run.method == method]
-        search = methods.get(method).search
-        candidates = [dict(zip(search, values, strict=True)) for values in product(*search.values())]
-        assert all(options in tried for options in candidates), f"the search of {method} is incomplete"
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ import pytest
 import torch
 
 from nrae_lib.core import training
-from nrae_lib.core.measures import order_breaks
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
-from nrae_lib.data import datasets
 from nrae_lib.runs import RunsFailed, Store, grid, perform, performing, run_all
 from tests.runs.small import RUN, small_result
 
@@ -173,12 +171,7 @@ def test_the_choice_is_the_lowest_mean_over_seeds():
         grid.choose(results[:-1])
 
 
-def test_frame_has_a_row_per_result_and_the_order_of_the_training_codes():
+def test_frame_has_a_row_per_result():
     table = grid.frame([small_result(RUN), small_result(replace(RUN, method_options={"neighbor_weight": 2.0}))])
     assert list(table.columns) == ["data", "recipe", "method", "seed", "test_mse", "seconds", "neighbor_weight"]
     assert len(table) == 2
-    result = perform(RUN, "cpu")
-    result.arrays["code"] = torch.randn(50, generator=torch.Generator().manual_seed(0)).numpy()
-    position = datasets.make("sine", RUN.seed, **RUN.data_options).train_position
-    breaks = grid.frame([result, small_result(RUN)]).train_order_breaks
-    assert breaks[0] == order_breaks(torch.from_numpy(result.arrays["code"]), position) > 5 and breaks.isna()[1]

@@ -36,7 +36,7 @@ def plan_of(preset, **changes):
 @pytest.fixture
 def stores(tmp_path, monkeypatch):
     """Both stores of an experiment, away from the checkout."""
-    folders = {"paper": tmp_path / "full", "quick": tmp_path / "scratch"}
+    folders = dict(paper=tmp_path / "full", reduced=tmp_path / "full", quick=tmp_path / "scratch")
     monkeypatch.setattr(Store, "of", staticmethod(lambda preset, experiment: Store(folders[preset])))
     return {preset: Store(folder) for preset, folder in folders.items()}
 
@@ -60,7 +60,7 @@ def test_the_choice_is_the_candidate_with_the_lowest_error_and_holds_for_conditi
 
 def test_quick_shows_what_is_committed_whole_or_not_at_all_and_repeats_a_part_of_it(stores):
     full = studied(plan_of, "paper")
-    assert full.preset_of("thin") == "paper" and full.cut() == "" and full.checked == []
+    assert full.preset_of("thin") == "paper" and full.cut("paper") == "" and full.checked == []
     study = studied(plan_of)
     assert study.options == full.options and len(study.results) == 2 * 3 * 3
     assert [result.run.key for result in study.results] == [result.run.key for result in full.results]
@@ -88,25 +88,65 @@ def test_quick_shows_what_is_committed_whole_or_not_at_all_and_repeats_a_part_of
     assert {result.run.key for result in study.searched} >= own
 
 
-def test_the_spot_check_takes_what_the_time_allows_and_first_what_was_trained_alone(stores, monkeypatch):
+def test_the_spot_check_takes_what_the_time_allows(stores, monkeypatch):
     for result in studied(plan_of, "paper").results:
-        if result.run.method == "nrae_l":
-            result.provenance["ensemble"] = "3"
         result.seconds = 7.0
         stores["paper"].put(result)
-    assert [then.run.method for _, then in studied(plan_of).checked] == ["dae"]
+    assert [then.run.method for _, then in studied(plan_of).checked] == ["nrae_l"]
     monkeypatch.setattr("nrae_lib.runs.study.SPOT_CHECK_SECONDS", 5.0)
-    assert len(studied(plan_of).checked) == 1  # one at least
-    assert [then.run.method for _, then in studied(plan_of, names=["nrae_l"]).checked] == ["nrae_l"]
+    assert studied(plan_of).checked == []
+
+
+def test_the_largest_scale_that_is_whole_is_shown_and_reduced_is_full_scale_where_that_is_in_reach(stores):
+    def plan(preset):
+        return plan_of(preset, seeds={"paper": 3, "reduced": 2}.get(preset, 1))
+
+    studied(plan, "reduced", scales=("paper", "reduced"))
+    study = studied(plan, scales=("paper", "reduced"))
+    assert study.preset_of("thin") == "reduced" and study.label("thin") == "thin, reduced (2 seeds)"
+    assert study.cut("reduced") == "2 of 3 seeds"
+    studied(plan, "paper", scales=("paper", "reduced"), only=["thin"])
+    study = studied(plan, scales=("paper", "reduced"))
+    assert (study.preset_of("thin"), study.preset_of("wide")) == ("paper", "reduced")
+    assert len(study.of("thin", "ae")) == 3 and len(study.of("wide", "ae")) == 2
+    assert studied(plan, "reduced").preset_of("wide") == "paper"  # no scales: full scale
+
+
+def test_what_remains_begins_with_the_search_and_then_goes_seed_by_seed(stores):
+    study = Study("toy", plan_of, "paper")
+    ready, later = study.remaining("wide")  # which takes the choices of another condition
+    assert [run.seed for run in ready] == [1000] * 6 + [0, 1, 2] and {run.method for run in ready[6:]} == {"ae"}
+    assert [run.method for run in later] == ["dae"] * 3 + ["nrae_l"] * 3
+    grid.run_all(ready, stores["paper"], progress=False)
+    ready, later = study.remaining("wide")
+    assert [run.seed for run in ready] == [0, 0, 1, 1, 2, 2] and later == []
+    grid.run_all(ready, stores["paper"], progress=False)
+    assert study.remaining("wide") == ([], []) and len(study.remaining("thin")[0]) == 9
+
+
+def test_two_ways_to_choose_from_one_search_may_agree_on_a_run(stores):
+    conditions = {
+        "thin": condition(),
+        "again": condition(search_as="thin"),
+        "worst": condition(search_as="thin", criterion=lambda metrics: (0.0, -metrics["test_mse"])),
+    }
+    study = studied(lambda preset: plan_of(preset, conditions=conditions))
+    assert study.options["again"] == study.options["thin"] and len(study.searched) == 6
+    for method in ("dae", "nrae_l"):
+        tried = [stores["quick"].get(run) for run in study.plan.searches("thin", method)]
+        worst = max(tried, key=lambda result: result.metrics["test_mse"]).run.method_options
+        assert study.options["worst"][method] == worst != study.options["thin"][method]
+    assert set(study.frame.condition) == set(conditions) and len(study.frame) == 3 * 3 * 2
+    assert {study.condition_of(one) for one in study.results if one.run.method == "dae"} == set(conditions)
 
 
 def test_a_twin_that_is_not_repeated_stops_the_page_unless_it_is_of_another_kind():
     now, then = small_result(error=0.4), small_result(error=0.5)
     with pytest.raises(RuntimeError, match=r"spot check failed.* differ from the committed ones: sine paper nrae_l"):
         pages.spot_check_text([(now, then)])
-    for other in (dict(device="another"), dict(threads="64"), dict(torch="0.1"), dict(ensemble="5")):
+    for other in (dict(device="another"), dict(threads="64"), dict(torch="0.1")):
         text = pages.spot_check_text([(now, replace(then, provenance=then.provenance | other))])
-        assert "1 (of an ensemble, or of another kind of machine) with test errors that differ by up to 20.0%" in text
+        assert "1 (of another kind of machine) with test errors that differ by up to 20.0%" in text
     then.metrics = now.metrics | {"order_breaks": 1.0}  # any number counts
     with pytest.raises(RuntimeError, match=r"spot check failed"):
         pages.spot_check_text([(now, then)])
@@ -138,7 +178,7 @@ def test_fixed_options_reach_every_run_and_are_not_searched_and_a_conditions_own
 
 def test_the_first_seed_and_a_condition_may_keep_what_they_want_and_the_search_may_be_shorter_or_on_other_data():
     conditions = plan_of("quick").conditions | {"kept": condition(keep="neighborhood")}
-    plan = plan_of("quick", keep_first="animation", keep="figure", search_epochs=1, conditions=conditions)
+    plan = plan_of("quick", keep_first="animation", keep="figure", search_share=0.3, conditions=conditions)
     assert [plan.run("thin", "ae", seed, {}).keep for seed in (0, 1)] == ["animation", "figure"]
     assert [plan.run("kept", "ae", seed, {}).keep for seed in (0, 1)] == ["neighborhood", "neighborhood"]
     for name in ("thin", "kept"):
@@ -172,16 +212,12 @@ def test_a_plan_that_cannot_be_is_one_sentence(changes, sentence):
 
 
 def test_what_cannot_be_is_said(stores):
-    study = Study("toy", lambda preset: Plan({"a": condition(), "b": condition()}, ("ae",), 1), "quick")
+    study = Study("toy", plan_of, "quick")
     for name in ("results", "frame", "options", "searched", "checked", "conditions"):
         with pytest.raises(RuntimeError, match=f"this study has no {name} yet: call its run\\(\\) first"):
             getattr(study, name)
     with pytest.raises(TypeError, match="close_study takes what open_study returned, not dict"):
         pages.close_study({}, "toy_page")
-    with pytest.raises(ValueError, match="conditions 'a' and 'b' are the same runs"):
-        study.run()
-    with pytest.raises(ValueError, match="'a' and 'b' are the same runs, or search by them: let one search_as another"):
-        studied(lambda preset: plan_of(preset, conditions={"a": condition(), "b": condition(keep="figure")}))
     with pytest.raises(ValueError, match="unknown condition 'narrow': choose among thin, wide"):
         studied(plan_of, only=["narrow"])
     for given in ({"only": "thin,wide"}, {"names": "ae,dae"}):
@@ -271,7 +307,7 @@ def test_a_banner_names_every_size_that_was_cut(stores):
 
     full = {"a": sized(5000, (64,), 1000), "b": sized(20, (64,), 1000)}
     plans = {"quick": Plan({"a": sized(20, (4, 4), 2)}, ("ae",), 1), "paper": Plan(full, ("ae",), 10)}
-    assert studied(plans.get).cut() == (
+    assert studied(plans.get).cut("quick") == (
         "1 of 10 seeds; test points 20 (full scale: 5,000); hidden layers 4-4 (full scale: 64); epochs 2 (full scale: 1,000); "
         "1 of 2 conditions"
     )
