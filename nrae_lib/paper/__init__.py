@@ -30,7 +30,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nrae_lib.paper import figures, images, runtime, tables
-from nrae_lib.paper.printed import Value, values
+from nrae_lib.paper.printed import Value, released_runs, values
 from nrae_lib.paper.rules import STATUSES, trimmed
 from nrae_lib.paper.verdicts import Claim, Verdict, agree, load, save
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "CLAIMS", "SCALES", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "save", "trimmed", "values",
+    "CLAIMS", "SCALES", "STATUSES", "Claim", "Value", "Verdict", "agree", "judge", "load", "released_runs", "save", "trimmed", "values",
 ]  # fmt: skip
 
 SCALES = ("paper", "reduced")  # presets whose verdicts count, apart from each other
