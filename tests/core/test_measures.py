@@ -68,6 +68,16 @@ def test_rank_correlation_agrees_with_scipy_and_ignores_direction_and_scale():
         ([0, 1, 0, 1, 0, -1, 0], 2),  # as many steps up as down: the better reading
         ([1, 1, 1, 1, 1, 1], 1),  # no order at all
         ([*torch.linspace(0, 1, 500), *torch.linspace(1, 0.9, 100), *torch.linspace(0.9, 2, 500)], 1),  # a slow retreat
+        # One with a tiny step forward after each step backward, none of which exceeds the tolerance.
+        (
+            [
+                *torch.linspace(0, 1, 50),
+                *torch.tensor([-0.009, 1e-4]).repeat(17).cumsum(0) + 1,
+                *torch.linspace(0.85, 2, 50),
+            ],
+            1,
+        ),
+        ([3.0, 4, 5, 0, 1, 2, -3, -2, -1], 2),  # two jumps
     ],
 )
 def test_order_breaks(code, breaks):

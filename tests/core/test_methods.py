@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from nrae_lib.core import losses, methods
 from nrae_lib.core.losses import point_reconstruction
 from nrae_lib.core.methods import KL, MMD, Batch, Contraction, Neighborhood, Objective, Point, Preparation, compose
-from nrae_lib.core.models import LATENTS, WEIGHTS, Network
+from nrae_lib.core.models import LATENTS, WEIGHTS, Circular, Network
 from nrae_lib.core.training import Optimization, fit
 
 ALL = list(methods.CATALOGUE)
@@ -241,6 +241,9 @@ def test_every_form_of_the_code_trains(name, latent):
 
 def test_codes_lie_on_the_circle_or_have_mean_zero_and_variance_one():
     assert_close(model_of(Objective(latent="circular")).encoder(VECTORS).norm(dim=1), torch.ones(24))
+    zero = torch.zeros(1, 2, requires_grad=True)
+    Circular()(zero).sum().backward()
+    assert zero.grad.abs().max() <= 1e4 * (1 + 1e-6)
     code = model_of(Objective(latent="batchnorm"), EXACT).encoder(1000 * EXACT)  # far above the ε of the normalization
     assert_close(code.mean(0), torch.zeros(2).double(), rtol=0, atol=1e-9)
     assert_close(code.var(0, correction=0), torch.ones(2).double(), rtol=1e-4, atol=0)
