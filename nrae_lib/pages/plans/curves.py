@@ -13,7 +13,7 @@ SEARCH = candidates(METHODS)  # the same budget for every method that has someth
 # seeds: draws of points, noise and weights. quick holds only where the full-scale runs are not there.
 PRESETS = {
     "smoke": dict(seeds=2, epochs=5),
-    "quick": dict(seeds=1, epochs=400),
+    "quick": dict(seeds=1, epochs=100),
     "paper": dict(seeds=10, epochs=2000),
 }
 

@@ -6,7 +6,7 @@ from nrae_lib.runs import Plan
 
 METHODS = ("ae", "nrae_l", "nrae_q")
 # quick holds only where the full-scale runs are not there.
-PRESETS = {"smoke": dict(seeds=2, epochs=20), "quick": dict(seeds=3, epochs=1500), "paper": dict(seeds=20, epochs=1500)}
+PRESETS = {"smoke": dict(seeds=2, epochs=20), "quick": dict(seeds=2, epochs=500), "paper": dict(seeds=20, epochs=1500)}
 
 
 def plan(preset: str) -> Plan:
