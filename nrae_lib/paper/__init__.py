@@ -68,7 +68,7 @@ def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str
             elif (fewest := min(counts.values())) < claim.fewest:
                 found = (
                     "inconclusive",
-                    f"{fewest} {claim.unit}(s); at least {claim.fewest} decide.{claim.rule.want(fewest, claim.unit)}",
+                    f"{fewest} {claim.unit}(s); at least {claim.fewest} decide.{claim.rule.want(fewest)}",
                 )
             else:
                 found = claim.rule(rows)

@@ -72,10 +72,10 @@ class Rule:
             return "reproduced" if held < ALPHA else "not reproduced", sentence
         return "inconclusive", sentence + self.want(int(frame.method.isin(self.needs).sum() / len(self.needs)))
 
-    def want(self, count: int, unit: str = "seed") -> str:
-        """Sentence that says the power of ``count`` seeds, if it is below 80 %; else nothing."""
+    def want(self, count: int) -> str:
+        """Sentence that says the power of ``count`` repetitions, if it is below 80 %; else nothing."""
         power = self.power(count)
-        return f" With {count} {unit}(s) one test finds {self.effect} in {power:.0%}." if power < 0.8 else ""
+        return f" With {count} of each method one test finds {self.effect} in {power:.0%}." if power < 0.8 else ""
 
 
 def _of(frame: pandas.DataFrame, metric: str, *methods: str) -> dict[str, np.ndarray]:
@@ -230,30 +230,33 @@ def falls(value: str, methods: Names) -> Rule:
     return Rule(methods, judge)
 
 
-def steady(value: str, method: str, margin: float = MARGIN) -> Rule:
-    """Rule: at every setting ``method`` differs by less than ``margin`` from the first one, see :func:`equal`; ``value`` is as for
-    :func:`below_most`."""
+def steady(value: str, margins: dict[str, float]) -> Rule:
+    """Rule: at every setting each method differs by less than its margin, a fraction, from the first one, see :func:`equal`; ``value``
+    is as for :func:`below_most`."""
+    methods = tuple(margins)
 
     def judge(frame):
-        settings = _settings(frame, value, (method,))
+        settings = _settings(frame, value, methods)
         if len(settings) < 2 or next(iter(settings)) != next(name for name in frame if name.startswith(f"{value} @ ")):
-            return 1.0, 1.0, f"{method}: no other setting to compare with the first."
-        base, *others = (_logarithms(_of(frame, column, method), value)[method] for column in settings)
-        held, refuted = pvalues.every(
-            [pvalues.within(each - base, -np.log1p(margin), np.log1p(margin)) for each in others]
-        )
-        changes = ", ".join(f"{np.expm1((each - base).mean()):+.1%}" for each in others)
-        first, *after = settings.values()
+            return 1.0, 1.0, f"{', '.join(methods)}: no other setting to compare with the first."
+        base, *others = (_logarithms(_of(frame, column, *methods), value) for column in settings)
+        tests, parts = [], []
+        for method, margin in margins.items():
+            changes = [each[method] - base[method] for each in others]
+            tests += [pvalues.within(change, -np.log1p(margin), np.log1p(margin)) for change in changes]
+            shown = ", ".join(f"{np.expm1(change.mean()):+.1%}" for change in changes)
+            parts.append(f"{method} changes by {shown} (margin {margin:.1%})")
+        (held, refuted), (first, *after) = pvalues.every(tests), settings.values()
         return (
             held,
             refuted,
             (
-                f"{method} changes by {changes} from setting {first} to {', '.join(after)}; all within {margin:.1%}: p = {held:.2g}, "
-                f"some outside: p = {refuted:.2g}."
+                f"{'; '.join(parts)} from setting {first} to {', '.join(after)}; all within: p = {held:.2g}, some outside: "
+                f"p = {refuted:.2g}."
             ),
         )
 
-    return Rule((method,), judge)
+    return Rule(methods, judge)
 
 
 def equal(metric: str, first: str, second: str, margin: float = MARGIN) -> Rule:

@@ -53,7 +53,7 @@ def against(frame: pandas.DataFrame) -> pandas.DataFrame:
     names = {title(name, size): f"{title(name, 'S')} against L" for name in AGAINST for size in "SL"}
     ours = frame.method.isin(NRAE)
     rows = frame[(ours & frame.condition.str.endswith(" S")) | (~ours & frame.condition.str.endswith(" L"))]
-    return rows[rows.condition.isin(names)].assign(condition=rows.condition.map(names))
+    return rows.assign(condition=rows.condition.map(names)).dropna(subset="condition")
 
 
 def title(name: str, size: str) -> str:

@@ -176,7 +176,7 @@ def test_a_set_without_cae_in_the_paper_counts_for_the_others_and_any_other_gap_
     ("table4-vae-mnist", VAE | {"nrvae_q": 1.1}, {}, "not reproduced"),  # 1.6 % is the margin
     ("table4-vae-cifar10", VAE | {"nrvae_q": 1.1}, {"condition": "CIFAR10 S"}, "reproduced"),  # 16 %
     ("supp-fig3-better", BOTH | {"grae": 0.1}, {"condition": "SVHN S"}, "reproduced"),  # which the supplement lacks
-    ("supp-fig3-better", BOTH | {"cae": 0.85}, {"condition": "SVHN S"}, "not reproduced"),
+    ("supp-fig3-better", BOTH | {"cae": 0.6}, {"condition": "SVHN S", "seeds": 5}, "not reproduced"),
     ("supp-table2-elbo-cae", BOTH | {"cae": 1.5}, {"condition": "KMNIST S", "metric": "elbo"}, "reproduced"),
     ("fig3-ranks-linear", LOSSES, LINEAR, "reproduced"),
     ("fig3-ranks-linear", LOSSES | {"right": 99.0}, LINEAR, "not reproduced"),

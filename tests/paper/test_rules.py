@@ -139,7 +139,7 @@ def wide(*means, **options):
 
 
 STEADY, MOST = (
-    rules.every(*(rules.steady("test_mse", name) for name in NRAE)),
+    rules.steady("test_mse", dict.fromkeys(NRAE, 0.25)),
     rules.below_most("test_mse", NRAE, BASELINES),
 )
 
@@ -243,7 +243,7 @@ def test_a_missing_or_diverged_run_never_helps_a_claim(rule):
     assert rule(whole[["set", "method", "seed"]])[0] == "not run", "nothing was measured"
 
 
-def counts(rule, methods, simulate, seeds, metric="test_mse", repetitions=150):
+def counts(rule, methods, simulate, seeds, metric="test_mse", repetitions=100):
     """How often each status comes out of draws (methods, seeds)."""
     generator, rows = np.random.default_rng(0), frame(metric, **{name: np.zeros(seeds) for name in methods})
     rows = rows.assign(set=rows.seed)
@@ -295,7 +295,7 @@ BORDERS = {
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", ["lognormal", "t3"])
 @pytest.mark.parametrize("border", BORDERS)
 def test_a_rule_that_compares_errors_is_wrong_in_five_percent_at_most(border, law, seeds):
     rule, methods, factors = BORDERS[border]
@@ -334,7 +334,7 @@ def test_standard_errors_at_the_limit(methods, law, seeds):
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", ["lognormal", "t3"])
 def test_rules_over_settings_are_wrong_in_five_percent_at_most(law, seeds):
     """Five settings: nothing falls; three of seven lie above at every one; and the last one is off by the margin."""
     draw = np.random.default_rng(0)
@@ -343,19 +343,19 @@ def test_rules_over_settings_are_wrong_in_five_percent_at_most(law, seeds):
         (rules.falls("test_mse", NRAE), NRAE, np.ones((5, 2))),
         (rules.below_most("test_mse", NRAE, BASELINES), NINE, np.array(5 * [[1, 1, *3 * [1e6], *4 * [1]]])),
         (rules.below_most("test_mse", NRAE, BASELINES), NINE, np.array(5 * [[1, 1, *3 * [1e-6], *4 * [1]]])),
-        (rules.steady("test_mse", "ae"), AE, np.array([[1], [1], [1.25], [1], [0.8]])),
+        (rules.steady("test_mse", {"ae": 0.25}), AE, np.array([[1], [1], [1.25], [1], [0.8]])),
     )
     for rule, methods, factors in cases:
         rows, found = frame("x", **{name: np.zeros(seeds) for name in methods}), []
-        for _ in range(50):
+        for _ in range(40):
             columns = zip(names, factors, strict=True)
             found.append(rule(rows.assign(**{n: errors(law, each)(draw, seeds).ravel() for n, each in columns}))[0])
         assert rare({status: found.count(status) for status in STATUSES})
 
 
 @pytest.mark.parametrize(("rule", "methods", "repetitions"), [
-    (rules.rate(NRAE, True), NRAE, 150), (rules.rate(NRAE, False), NRAE, 150),
-    (rules.succeeds_where_other_fails(*NRAE), NRAE, 150),
+    (rules.rate(NRAE, True), NRAE, 200), (rules.rate(NRAE, False), NRAE, 200),
+    (rules.succeeds_where_other_fails(*NRAE), NRAE, 200),
 ])  # fmt: skip
 def test_counts_of_successes_at_a_rate_of_one_half(rule, methods, repetitions):
     def coins(draw, seeds):
@@ -397,8 +397,8 @@ def test_power_is_what_the_docstrings_say(rule, methods, factors, five, ten):
         return np.exp(0.1 * (np.array(factors)[:, None] + draw.standard_normal((len(factors), seeds))))
 
     for seeds, power in ((5, five), (10, ten)):
-        found = counts(rule, methods, normal, seeds)["reproduced"] / 150
-        assert found == pytest.approx(power, abs=0.13)
+        found = counts(rule, methods, normal, seeds)["reproduced"] / 100
+        assert found == pytest.approx(power, abs=0.15)
 
 
 def test_one_reversal_of_fourteen_and_four_losses_of_seven_are_found():
@@ -406,15 +406,15 @@ def test_one_reversal_of_fourteen_and_four_losses_of_seven_are_found():
         return lambda draw, seeds: np.exp(0.1 * (np.array(factors)[:, None] + draw.standard_normal((9, seeds))))
 
     found = counts(rules.lower("test_mse", NRAE, BASELINES), NINE, reversed_by([0, 0, -3, *6 * [3]]), 10)
-    assert found["not reproduced"] > 140
+    assert found["not reproduced"] > 93
     found = counts(rules.below_most("test_mse", NRAE, BASELINES), NINE, reversed_by([0, 0, *4 * [-3], 0, 0, 0]), 10)
-    assert found["not reproduced"] > 140
+    assert found["not reproduced"] > 93
 
 
 def test_a_difference_inside_the_margin_is_no_refutation_and_one_outside_is():
     found = counts(rules.equal("test_mse", *PAIR), PAIR, errors("normal", (1.2, 1), 0.3), 10)
     assert found["not reproduced"] == 0 < found["reproduced"]
-    assert counts(rules.equal("test_mse", *PAIR), PAIR, errors("normal", (1.5, 1), 0.3), 10)["not reproduced"] > 140
+    assert counts(rules.equal("test_mse", *PAIR), PAIR, errors("normal", (1.5, 1), 0.3), 10)["not reproduced"] > 93
     offset = frame(nrae_l=1.004 * ONE, ae=ONE)
     assert rules.equal("test_mse", *PAIR)(offset)[0] == "reproduced"
 
@@ -429,9 +429,12 @@ def test_methods_without_a_shared_seed_are_not_compared():
 
 def test_what_is_inconclusive_for_want_of_seeds_says_the_power():
     rows = frame(nrae_l=ONE[:5], ae=ONE[::-1][:5])
-    assert "With 5 seed(s) one test finds a mean one standard deviation beyond the limit in 58%." in ONE_RULE(rows)[1]
+    assert (
+        "With 5 of each method one test finds a mean one standard deviation beyond the limit in 58%."
+        in ONE_RULE(rows)[1]
+    )
     assert "With" not in ONE_RULE(frame(nrae_l=ONE, ae=ONE[::-1]))[1], "90 % at ten"
-    assert "With 6 seed(s) one test finds a rate of 0.9 in 53%." in RIGHT(breaks(nrae_q=[0, 0, 0, 1, 1, 1]))[1]
+    assert "With 6 of each method one test finds a rate of 0.9 in 53%." in RIGHT(breaks(nrae_q=[0, 0, 0, 1, 1, 1]))[1]
 
 
 def test_falls_with_the_setting():
