@@ -11,13 +11,14 @@ import numpy as np
 
 from nrae_lib.data.catalogue import IMAGE_SETS
 from nrae_lib.paper import rules
-from nrae_lib.paper.printed import spelled, values
+from nrae_lib.paper.printed import half_gap, spelled, values
 from nrae_lib.paper.verdicts import BASELINES, NRAE, Claim, on_images
 
 if TYPE_CHECKING:
     import pandas
 
 ACROSS = "all sets"
+AGAINST = ("svhn", "cifar10", "cifar100", "celeba")  # where the supplement compares NRAE on S with the baselines on L
 _NEGLIGIBLE = 0.1
 
 _table2 = partial(on_images, "table2_denoising", "4.1, Table 2")
@@ -41,6 +42,18 @@ def across(frame: pandas.DataFrame) -> pandas.DataFrame:
     means = means.groupby(means.index.str.replace(r" [SL]$", "", regex=True).rename("set"), sort=False).mean()
     rows = means.assign(seed=range(len(means))).reset_index().melt(["set", "seed"], value_name="test_mse")
     return rows[(rows.method != "cae") | (rows["set"] != "CELEBA")].assign(condition=ACROSS)
+
+
+def against(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """NRAE trained on the small part of a set beside the baselines trained on the large one, under conditions "SVHN S against L".
+
+    Arguments:
+        frame: one row per run, with condition, method, seed and test_mse.
+    """
+    names = {title(name, size): f"{title(name, 'S')} against L" for name in AGAINST for size in "SL"}
+    ours = frame.method.isin(NRAE)
+    rows = frame[(ours & frame.condition.str.endswith(" S")) | (~ours & frame.condition.str.endswith(" L"))]
+    return rows.assign(condition=rows.condition.map(names)).dropna(subset="condition")
 
 
 def title(name: str, size: str) -> str:
@@ -67,6 +80,7 @@ _NOISY = tuple(f"{name} noise {noise}" for name in ("MNIST", "CIFAR10") for nois
 _PARTS = (("psnr_train", "training"), ("psnr_test", "test"))
 _SMALL = ("MNIST S", "CIFAR10 S")
 _EXTENDED = ("enrae_l", "enrae_q")
+_HALF = "(here: they differ by less than half of the printed gap between the best baseline and NRAE)"
 
 
 def _ratios(name: str) -> tuple[float, float]:
@@ -95,9 +109,23 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *_lowest(_table3, "table3", "SL"),
     _table3(
-        "table3-across", "NRAE-L and NRAE-Q have a lower test error than each baseline on most image sets and sizes.",
-        rules.every(*(rules.sign("test_mse", method, rival, "set") for method in NRAE for rival in BASELINES)),
+        "table3-across", "NRAE-L and NRAE-Q have a lower test error than most of the other baselines (here: than at least four of "
+        "the seven, each on most image sets).",
+        rules.every(*(rules.most(*(rules.sign("test_mse", name, rival, "set") for rival in BASELINES)) for name in NRAE)),
         (ACROSS,), "set",
+    ),
+    *(
+        Claim(
+            "table3_generalization", "supplement 2.4, remark on Table 2", f"supp-table2-small-{name}",
+            f"{title(name, 'S')} against L: NRAE-L and NRAE-Q, trained on the small set, are comparable to {spelled(*rivals)}, trained "
+            f"on the large one (here: at most {margin:.1%} worse, half of the gap printed for S).",
+            rules.lower("test_mse", NRAE, rivals, slack=margin), (f"{title(name, 'S')} against L",),
+            fewest=rules.FEWEST_FOR_T_TESTS,
+        )
+        for name in AGAINST
+        # Supplement, Table 2 has no GRAE, and no CAE on CELEBA.
+        for rivals in [tuple(each for each in BASELINES if each != "grae" and (name, each) != ("celeba", "cae"))]
+        for margin in [half_gap(name, "S", "nrae_q")]
     ),
     *(
         _table4(
@@ -106,11 +134,6 @@ CLAIMS: tuple[Claim, ...] = (
         )
         for base in ("wae", "cae", "spae", "grae")
         for both in [(f"nr{base}_l", f"nr{base}_q")]
-    ),
-    _table4(
-        "table4-vae", "The neighbourhood loss hardly changes VAE: NRVAE-L and NRVAE-Q have its test error (here: within "
-        f"{rules.MARGIN:.0%}; NRVAE-Q on MNIST is printed above VAE).",
-        rules.every(*(rules.equal("test_mse", name, "vae") for name in ("nrvae_l", "nrvae_q"))), _SMALL,
     ),
     *(
         _table4(
@@ -121,10 +144,20 @@ CLAIMS: tuple[Claim, ...] = (
         # Where one is printed below NRAE alone: the best one.
         for name, both, alone in (("mnist", "nrcae_l", "nrae_l"), ("cifar10", "nrwae_q", "nrae_q"))
     ),
-    _table5(
-        "table5-error", "E-NRAE generalizes as well as NRAE: E-NRAE-L has NRAE-L's test error and E-NRAE-Q NRAE-Q's (here: "
-        f"within {rules.MARGIN:.0%}).",
-        rules.every(*(rules.equal("test_mse", f"e{name}", name) for name in NRAE)), _SMALL, fewest=rules.FEWEST_FOR_T_TESTS,
+    *(
+        claim(
+            f"{identifier}-{name}", f"{text} {_HALF}.",
+            rules.every(*(rules.equal("test_mse", one, base, half_gap(name, "S", base)) for one, base in pairs)),
+            (title(name, "S"),), fewest=rules.FEWEST_FOR_T_TESTS,
+        )
+        for claim, identifier, pairs, text in (
+            (_table4, "table4-vae", (("nrvae_l", "vae"), ("nrvae_q", "vae")), "The neighbourhood loss hardly changes VAE: NRVAE-L and "
+             "NRVAE-Q have its test error"),
+            (_table5, "table5-error", zip(_EXTENDED, NRAE, strict=True), "E-NRAE generalizes as well as NRAE: E-NRAE-L has NRAE-L's "
+             "test error and E-NRAE-Q NRAE-Q's"),
+        )
+        for pairs in [tuple(pairs)]
+        for name in ("mnist", "cifar10")
     ),
     _table5(
         "table5-time", "E-NRAE takes longer per epoch than NRAE: E-NRAE-L than NRAE-L, and E-NRAE-Q than NRAE-Q.",

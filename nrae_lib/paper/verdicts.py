@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from nrae_lib.core.files import write_atomically
-from nrae_lib.paper.rules import FEWEST_FOR_T_TESTS, FEWEST_SEEDS, Rule
+from nrae_lib.paper.rules import ALPHA, FEWEST_FOR_T_TESTS, FEWEST_SEEDS, Rule
 
 NRAE = ("nrae_l", "nrae_q")
 BASELINES = ("ae", "vae", "wae", "dae", "cae", "grae", "spae")
@@ -52,6 +52,12 @@ class Verdict:
     preset: str
     status: str
     statistics: str
+
+
+def by_chance(verdicts: Iterable[Verdict]) -> float:
+    """At most how many of ``verdicts`` come out "reproduced" by chance alone, on average, if no claim is true; and as many "not
+    reproduced" if all are: α times the number of those that were tested."""
+    return ALPHA * sum(one.status != "not run" for one in verdicts)
 
 
 def save(page: str, verdicts: Iterable[Verdict], folder: str | Path) -> None:

@@ -32,7 +32,7 @@ def test_verdicts_on_figure_1():
         measured[part] = {"values": x.tolist(), "milliseconds": times}
     frame = runtime.scaling_frame(measured)
     spae = frame[frame.method == "spae"].mean(numeric_only=True)
-    assert spae[["k_exponent", "d_growth"]].tolist() == pytest.approx([1, 1], abs=0.1)
+    assert spae[["k_exponent", "d_growth", "d_ratio"]].tolist() == pytest.approx([1, 1, 1], abs=0.1)
     assert spae.k_growth == pytest.approx(370 / 27, rel=0.1)
     assert statuses("supp_fig1_runtime_scaling", frame) == {
         ("supp-fig1-cae-dimension", "exact"): "not reproduced",
@@ -72,4 +72,6 @@ def test_verdicts_on_table_1():
     without = runtime.step_frame(times[["ae", "nrae_l", "nrae_q"]])
     assert statuses("supp_table1_runtime", without)["supp-table1-below-topoae", "library"] == "not run"
     few = paper.judge("supp_table1_runtime", frame[frame.seed < 5], "smoke", ("released",))
-    assert {(v.status, v.statistics) for v in few} == {("inconclusive", "5 round(s); at least 6 decide.")}
+    assert {v.status for v in few} == {"inconclusive"} and all(
+        "5 round(s); at least 6 decide. With 5" in v.statistics for v in few
+    )
