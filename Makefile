@@ -53,7 +53,7 @@ QUEUE = $(BIN)/python -m nrae_lib.pages.queue $@ $(if $(WORKERS),--workers $(WOR
 reduced: env  ## run what is missing of the experiments that fit a CPU (days, killable at any time) and store it in results/
 	@$(QUEUE)
 
-paper: env  ## the same at full scale (weeks on a CPU)
+paper: env  ## the same at full scale (STATUS=1 says how long; made for a GPU)
 	@$(QUEUE)
 
 bench: env  ## measure the training step and the neighbour graph against other formulations (some minutes)

@@ -83,9 +83,15 @@ class Clock:
                     result = runs.Result.from_bytes(path.read_bytes())
                     self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
         self._file = runs.project_root() / "_build" / "step_seconds.json"
+        self._seconds: dict[str, float] = {}  # key of a run -> what it takes
         self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def seconds(self, run: Run) -> float:
+        if run.key not in self._seconds:
+            self._seconds[run.key] = self._estimate(run)
+        return self._seconds[run.key]
+
+    def _estimate(self, run: Run) -> float:
         points, kind = _points(run.data, json.dumps(run.data_options)), _kind(run)
         steps = math.ceil(points / run.optimization.batch_size) * run.optimization.epochs
         if kind in self._stored:
@@ -191,7 +197,7 @@ def close(page: str, preset: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Perform what the pages still lack.")
-    parser.add_argument("preset", choices=("reduced", "paper"))
+    parser.add_argument("preset", choices=runs.SCALES)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--status", action="store_true", help="say what is done, what is missing and what it will cost")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)

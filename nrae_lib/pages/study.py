@@ -200,7 +200,7 @@ def stored_verdicts(items, page, save, known=True):
     from nrae_lib import paper, runs
 
     verdicts(items)
-    folder, kept = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset in paper.SCALES]
+    folder, kept = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset in runs.SCALES]
     if save:
         paper.save(page, kept, folder)
     elif kept and known and not paper.agree(kept, folder):

@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "CLAIMS", "SCALES", "STATUSES", "Claim", "Value", "Verdict", "agree", "by_chance", "judge", "load", "released_runs", "save", "trimmed", "values",
+    "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "agree", "by_chance", "judge", "load", "released_runs", "save", "trimmed", "values",
 ]  # fmt: skip
 
-SCALES = ("paper", "reduced")  # presets whose verdicts count, apart from each other
 CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *tables.CLAIMS)
 
 

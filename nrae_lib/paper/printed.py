@@ -69,7 +69,8 @@ def spelled(*names: str) -> str:
 
 def released_runs() -> pandas.DataFrame:
     """What the authors' released classes give on their released Swiss-roll configurations, run as released on a CPU: method, seed
-    (1 to 6), test_order_breaks and train_order_breaks (:func:`nrae_lib.core.measures.order_breaks`), test_mse of 1,000 points."""
+    (1 to 6), test_order_breaks and train_order_breaks (:func:`nrae_lib.core.measures.order_breaks` as it was when a fold of small
+    steps was no break yet), test_mse of 1,000 points."""
     import pandas
 
     return pandas.read_csv(Path(__file__).parent / "released_runs.csv", comment="#")

@@ -20,6 +20,7 @@ from nrae_lib.data import datasets
 from nrae_lib.runs.run import Result, Run
 
 PRESETS = ("smoke", "quick", "reduced", "paper")
+SCALES = ("paper", "reduced")  # the presets whose results are committed, the largest first
 
 
 def project_root() -> Path:
@@ -69,7 +70,7 @@ class Store:
         for an unknown preset, naming the valid ones.
         """
         check_choice("preset", preset, PRESETS)
-        if preset in ("reduced", "paper"):  # their results are part of the checkout
+        if preset in SCALES:  # their results are part of the checkout
             return Store(project_root() / "results" / experiment)
         scratch = Path(os.environ.get("NRAE_RESULTS") or project_root() / "_build" / "results")
         return Store(scratch / code_state(), scratch=True)

@@ -1,7 +1,7 @@
-"""An experiment of the paper: conditions x methods x seeds, with the options of every method chosen on validation data.
+"""An experiment of the paper: conditions x methods x seeds, with the options of every method chosen on held-out data.
 
-The same budget is open to every method: the candidates of its plan, on the same held-out seeds, judged by the error on
-validation points that are used for nothing else.
+The same budget is open to every method: the candidates of its plan, on the same held-out seeds, judged by the same criterion,
+the error on validation points that are used for nothing else or what a figure is judged by.
 """
 
 from collections.abc import Callable, Iterable
@@ -195,9 +195,8 @@ class Study:
         self._plans = {name: plan(name) for name in dict.fromkeys((*scales, self.preset))}
         self.plan, self.full_plan = self._plans[self.preset], self._plans["paper"]
         self.store, self.full_store = Store.of(self.preset, experiment), Store.of("paper", experiment)
-        self._known = tuple({name: None for each in self._plans.values() for name in each.conditions})
-        if self.preset in scales:
-            self._known = tuple(self.plan.conditions)
+        shown = [self.plan] if self.preset in scales else self._plans.values()
+        self._known = tuple(dict.fromkeys(chain(*(plan.conditions for plan in shown))))
         self._wanted = _listed("only", only) or self._known
         for name in self._wanted:
             if name not in self._known:
@@ -217,14 +216,15 @@ class Study:
 
     def run(self) -> "Study":
         """Choose the options, train what is missing, and check."""
-        searches = {scale: _Search(self._plans[scale], self.full_store) for scale in self.scales}
-        committed = self._committed(searches) if self.preset == "quick" else {}
+        # Another preset's results are shown at "quick" only.
+        others = self.scales if self.preset == "quick" else ()
+        searches = {scale: _Search(self._plans[scale], self.full_store) for scale in others}
+        committed = self._committed(searches)
         self._shown = {name: scale for name, (scale, _) in committed.items()}
         mine = [name for name in self.plan.conditions if name in self._wanted and name not in committed]
         # Without any images at all, the first run says best what is missing.
         here = [name for name in mine if self.preset not in self.scales or _is_here(self.plan.conditions[name])] or mine
         self.absent, mine = [name for name in mine if name not in here], here
-        self._own = set(mine)
         deciding = {name: searches[scale] for name, scale in self._shown.items()} | self._search(mine, searches)
         self.conditions = [name for name in self._wanted if name in deciding]
         self.options = {
@@ -275,11 +275,10 @@ class Study:
         conditions search at this preset's own scale, all methods alike."""
         deciding, runs, own = {}, [], self._own_search
         for name in conditions:
-            whole = [search for search in searches.values() if self.preset == "quick" and search.whole(name)]
-            deciding[name] = whole[0] if whole else own
+            deciding[name] = next((search for search in searches.values() if search.whole(name)), own)
             for method in self.plan.methods_of(name):
                 if deciding[name] is own and method in self.names:
-                    runs += self.plan.searches(*self.plan.source(name, method))
+                    runs += own.runs(*self.plan.source(name, method))
         grid.run_all(runs, self.store, **self._how)
         return deciding
 
@@ -313,19 +312,20 @@ class Study:
         whose options are not chosen yet, with default options in their place. Needs no :meth:`run`."""
         searching, ready, later = {}, [], []
         for method in self.plan.methods_of(condition):
-            source, known = self.plan.source(condition, method), self._own_search.results(condition, method) is not None
+            known = self._own_search.results(condition, method) is not None
             if not known:
-                searching |= {run.key: run for run in self._planned(source, lambda s=source: self.plan.searches(*s))}
-            chosen = {method: self._own_search.chosen(condition, method)}
-            runs = self._planned((condition, method, known), lambda c=chosen: self._runs(self.plan, condition, c))
-            (ready if known else later).extend(runs)
+                missing = self._missing(self._own_search.runs(*self.plan.source(condition, method)))
+                searching |= {run.key: run for run in missing}
+            place = condition, method, known
+            if place not in self._to_do:
+                chosen = {method: self._own_search.chosen(condition, method)}
+                self._to_do[place] = self._runs(self.plan, condition, chosen)
+            (ready if known else later).extend(self._missing(self._to_do[place]))
         return [*searching.values(), *sorted(ready, key=lambda run: run.seed)], later
 
-    def _planned(self, place: tuple, make: Callable[[], list[Run]]) -> list[Run]:
-        """The runs that ``make`` gives, remembered, without those that are stored by now."""
-        runs = self._to_do[place] if place in self._to_do else make()
-        self._to_do[place] = [run for run in runs if not self.store.path(run).exists()]
-        return self._to_do[place]
+    def _missing(self, runs: list[Run]) -> list[Run]:
+        """Those of ``runs`` that are not stored."""
+        return [run for run in runs if not self.store.path(run).exists()]
 
     def preset_of(self, condition: str) -> str:
         """The preset whose results the page shows of ``condition``: "paper" where they are full scale."""
@@ -446,6 +446,14 @@ class _Search:
     def __init__(self, plan: Plan, store: Store):
         self.plan, self.store = plan, store
         self._known: dict[tuple[str, str], list[Result]] = {}
+        self._runs: dict[tuple[str, str], list[Run]] = {}
+
+    def runs(self, condition: str, method: str) -> list[Run]:
+        """The runs of the search that decides for ``method``, see :meth:`Plan.searches`."""
+        place = condition, method
+        if place not in self._runs:
+            self._runs[place] = self.plan.searches(*place)
+        return self._runs[place]
 
     def whole(self, condition: str) -> bool:
         """Whether the search of every method of ``condition`` is stored."""
@@ -457,10 +465,12 @@ class _Search:
         """What decides for ``method``, [] if there is nothing to choose; None if it is not (completely) stored."""
         place = self.plan.source(condition, method)
         if place not in self._known:
-            runs = self.plan.searches(*place)
-            found = grid.stored(runs, self.store)
+            runs = self.runs(*place)
+            # Asked again and again while the search goes on: nothing is read before everything is there.
+            there = all(self.store.path(run).exists() for run in runs)
+            found = grid.stored(runs, self.store) if there else []
             if len(found) < len(runs):
-                return None  # asked again after the search
+                return None
             self._known[place] = found
         return self._known[place]
 

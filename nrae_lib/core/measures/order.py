@@ -138,10 +138,9 @@ def circular_breaks(code: Tensor, position: Tensor, tolerance: float = 0.01) -> 
     angle = _angles(code)
     _check(angle, position)
     angle = angle[position.argsort(stable=True)]
-    around = (
-        _circular_steps(angle).repeat(2).cumsum(0)
-    )  # what is cut at the start of the first lap is whole in the second
-    # On a closed curve falls and rises alternate: as many in either direction.
+    # Two laps: what is cut at the start of the first is whole in the second. On a closed curve falls and rises alternate, as
+    # many in either direction.
+    around = _circular_steps(angle).repeat(2).cumsum(0)
     breaks = sum(place >= len(angle) for place in _falls(around, tolerance * 2 * torch.pi))
     return max(breaks, int(abs(winding_number(angle)) != 1))
 

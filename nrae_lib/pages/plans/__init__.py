@@ -2,6 +2,7 @@
 
 from nrae_lib.core import methods
 from nrae_lib.data import datasets
+from nrae_lib.runs import SCALES
 
 HELD_OUT = tuple(range(1000, 1006))  # six seeds by which options are chosen, none of those reported
 FAVOURABLE = ", favourable"  # ends the name of a condition whose options are chosen by the figure's own criterion
@@ -37,4 +38,4 @@ def both_ways(criterion, conditions: dict[str, dict]) -> dict[str, dict]:
 def image_source(name: str, preset: str) -> str:
     """Where a preset takes an image set from: those with committed results from its real files alone, others from a stand-in
     without them."""
-    return "official" if preset in ("reduced", "paper") else datasets.resolve(name)
+    return "official" if preset in SCALES else datasets.resolve(name)

@@ -8,11 +8,10 @@ from nrae_lib.core.training import Optimization
 from nrae_lib.data import datasets
 from nrae_lib.pages.plans import image_source
 from nrae_lib.paper.tables import title
-from nrae_lib.runs import Plan
+from nrae_lib.runs import SCALES, Plan  # "paper" and "reduced": presets whose results are committed
 
 METHODS = ("ae", "vae", "wae", "dae", "cae", "grae", "spae", "nrae_l", "nrae_q")
 SETS = ("mnist", "fmnist", "kmnist", "omniglot", "svhn", "cifar10", "cifar100", "celeba")
-SCALES = ("paper", "reduced")  # presets whose results are committed
 # Images to train, to validate and to test of "reduced": the same on every machine.
 COUNTS = {"mnist": (10_000, 2_000, 10_000), "cifar10": (10_000, 2_000, 5_000)}
 PRESETS = {
