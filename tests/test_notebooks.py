@@ -77,7 +77,7 @@ def test_a_wrong_parameter_is_papermills_error(tmp_path):
 
 WRONG = [
     ("fig7_swissroll", "method", "nrae_x", r"unknown method 'nrae_x', did you mean .*; the methods are: ae, vae"),
-    ("fig7_swissroll", "preset", "fast", "'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'paper'"),
+    ("fig7_swissroll", "preset", "fast", "'preset' is 'fast'; it must be one of: 'smoke', 'quick', 'reduced', 'paper'"),
     ("fig7_swissroll", "device", "tpu", "device 'tpu' cannot be used: choose auto"),
     ("fig7_swissroll", "workers", 0, "workers must be a whole number of at least 1"),
     ("fig7_swissroll", "cluster", "elsewhere", "unknown cluster 'elsewhere': choose the address of a Dask scheduler"),

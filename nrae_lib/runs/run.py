@@ -29,7 +29,7 @@ class Run:
         method, method_options: a name from ``methods.CATALOGUE`` and its options.
         network, optimization: architecture and optimizer.
         seed: decides the data (points and noise), the initial weights and the order of training, by three independent
-            random streams (:func:`nrae_lib.core.points.stream`).
+            random streams (``nrae_lib.core.points.stream``).
         recipe: whose settings these are: "paper" (the text), "paper_elu" (the text with ELU for ReLU) or
             "released" (the authors' code).
         keep: what the result holds beside its errors, a name from ``views.VIEWS``: "metrics" nothing; "figure" the

@@ -333,10 +333,10 @@ def test_tied_weights_stay_tied_and_count_once():
 
 @pytest.mark.parametrize("weights", [name for name in WEIGHTS if name.startswith("spectral")])
 def test_spectral_norms_are_one(weights):
-    model, _ = trained(Objective(weights=weights), epochs=200)
+    model, _ = trained(Objective(weights=weights), epochs=800)
     for part, limited in ((model.encoder, weights == "spectral"), (model.decoder, True)):
         norms = [torch.linalg.matrix_norm(layer.weight, 2) for layer in part if isinstance(layer, torch.nn.Linear)]
-        # One power iteration per step follows the moving weights up to some per cent.
+        # One power iteration per step follows the moving weights up to some per cent, the better the longer they have grown.
         assert (max(norms) < 1.1) == limited, norms
 
 

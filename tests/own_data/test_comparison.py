@@ -257,7 +257,7 @@ def test_the_page_without_data_shows_the_stand_in_and_leaves_no_file(tmp_path, m
 WRONG = {
     "unknown method 'nrae_x'": {"method": "nrae_x"},
     "bad.npy is damaged or no .npy file": {"data": "bad.npy"},
-    "must be one of: 'smoke', 'quick', 'paper'": {"preset": "fast"},
+    "must be one of: 'smoke', 'quick', 'reduced', 'paper'": {"preset": "fast"},
     "24 equal points": {"data": "equal.npy"},
     "n_components is 5: choose 1 to 4": {"data": "points.npy", "n_components": 5},
     "parameter 'n_components': 0 is no whole number from 1 on": {"n_components": 0},
