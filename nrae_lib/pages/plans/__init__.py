@@ -1,5 +1,7 @@
 """Plans that several pages share, one module each; a page shows the module it uses by ``pages.show_source``."""
 
+from collections.abc import Callable
+
 from nrae_lib.core import methods
 from nrae_lib.data import datasets
 from nrae_lib.runs import SCALES
@@ -23,8 +25,11 @@ def wrong_order(metrics: dict[str, float]) -> tuple[float, float]:
     return float(any(metrics.get(name) for name in _BREAKS)), metrics["test_mse"]
 
 
-def both_ways(criterion, conditions: dict[str, dict]) -> dict[str, dict]:
-    """``conditions``, and each again with its options chosen from the same runs of the search by ``criterion``."""
+def both_ways(preset: str, criterion: Callable, conditions: dict[str, dict]) -> dict[str, dict]:
+    """``conditions``, and each again with its options chosen from the same runs of the search by ``criterion``, at presets that
+    search: without a search both would be the same runs."""
+    if preset not in SCALES:
+        return conditions
     return {
         key: value
         for name, content in conditions.items()

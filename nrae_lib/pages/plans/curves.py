@@ -68,7 +68,7 @@ def sine(preset: str) -> Plan:
         "released code, searched": code,
     }
     configured = {"released code": code | dict(options=dict.fromkeys(("nrae_0", "nrae_l", "nrae_q"), released))}
-    return _plan(preset, both_ways(turning, searched) | configured)
+    return _plan(preset, both_ways(preset, turning, searched) | configured)
 
 
 def swiss_roll(preset: str) -> Plan:
@@ -107,4 +107,6 @@ def swiss_roll(preset: str) -> Plan:
         ),
         "released code, searched": code,
     }
-    return _plan(preset, both_ways(wrong_order, searched) | {"released code": code | dict(options=configurations)})
+    return _plan(
+        preset, both_ways(preset, wrong_order, searched) | {"released code": code | dict(options=configurations)}
+    )

@@ -41,7 +41,9 @@ def plan(preset: str) -> Plan:
     # and reach are those of the rotated one and of the text.
     code = dict(
         network=Network(hidden=(512, 512, 512), latent_dim=1, output="sigmoid"),
-        optimization=Optimization(1001 if preset == "paper" else settings["epochs"], batch_size=50, learning_rate=1e-3),
+        optimization=Optimization(
+            1001 if preset == "paper" else settings["epochs"] // 3, batch_size=50, learning_rate=1e-3
+        ),
         methods=RELEASED,
         recipe="released",
     )
@@ -61,7 +63,7 @@ def plan(preset: str) -> Plan:
         ),
     }
     return Plan(
-        both_ways(wrong_order, searched) | configured,
+        both_ways(preset, wrong_order, searched) | configured,
         METHODS,
         settings["seeds"],
         keep="order",
