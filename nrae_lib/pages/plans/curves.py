@@ -38,6 +38,7 @@ def _plan(preset: str, conditions: dict) -> Plan:
         keep_first="animation",  # seed 0 also keeps the curve during training
         search=SEARCH if preset == "paper" else {},
         search_seeds=HELD_OUT,  # draws that are used for nothing else
+        search_share=0.25,
         criterion="test_mse",  # on noise-free points of these draws
     )
 

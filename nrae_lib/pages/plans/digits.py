@@ -69,6 +69,7 @@ def plan(preset: str) -> Plan:
         keep="order",
         search=SEARCH if preset == "paper" else {},
         search_seeds=HELD_OUT,
+        search_share=0.5,
         search_keep="order_scores",
         criterion="test_mse",
     )

@@ -30,7 +30,7 @@ PRESETS = {
         batch_size=100,
         learning_rate=1e-3,
         decay="cosine",
-        epochs={"mnist": 40, "cifar10": 30},
+        epochs={"mnist": 20, "cifar10": 15},
     ),
     # The supplement: Adam with learning rates from 0.001 to 0.0001 (not which where), batches of 100, 1,000 epochs.
     "paper": dict(seeds=5, epochs=1000, width=1.0, batch_size=100, learning_rate=1e-3),
