@@ -3,7 +3,7 @@
     python -m nrae_lib.pages.queue reduced            # or paper; --workers 1, --status
 
 Every run is stored the moment it exists, one process per core. Killed at any time, the next call goes on: a run from its last
-checkpoint. A page whose runs are all there is executed once more, which stores its verdicts.
+checkpoint. The next build of the book judges what is there.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from nrae_lib.runs.performing import attempt
 from nrae_lib.runs.run import Run
 from nrae_lib.runs.study import Study
 
-POLL_SECONDS, REPORT_SECONDS = 5, 60
+POLL_SECONDS = 5
 # How much more than others a verdict of these pages counts: the paper's headline, and the figures that share its protocol.
 WEIGHT = {"table3_generalization": 10, "fig10_sample_size": 2}
 
@@ -190,17 +190,6 @@ def status(preset: str) -> Iterator[str]:
     yield f"{'all (runs that pages share are counted on each)':68} {'':16} {total:11.2f}"
 
 
-def close(page: str, preset: str) -> None:
-    """Execute ``page``, all of whose runs are stored, so that its verdicts are, too."""
-    draft = runs.project_root() / "_build" / "papermill"
-    draft.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "papermill", f"notebooks/{page}.ipynb", str(draft / f"{page}.{preset}.ipynb")]
-    ended = subprocess.run(
-        [*command, "-p", "preset", preset, "--no-progress-bar"], cwd=runs.project_root(), capture_output=True
-    )
-    print(f"{page}: {'verdicts stored' if ended.returncode == 0 else 'did not run; see make book'}", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Perform what the pages still lack.")
     parser.add_argument("preset", choices=runs.SCALES)
@@ -219,24 +208,10 @@ def main() -> None:
     alone = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     team = [subprocess.Popen(command, env=alone) for _ in range(given.workers)]
     try:
-        found, folder = studies(given.preset), runs.project_root() / "results" / "verdicts"
-        done = {page for page, study in found.items() if _through(study) and (folder / f"{page}.json").exists()}
-        while True:
-            working = any(process.poll() is None for process in team)
-            for page in (page for page, study in found.items() if page not in done and _through(study)):
-                close(page, given.preset)
-                done.add(page)
-            if not working:
-                break
-            time.sleep(REPORT_SECONDS)
+        raise SystemExit(max(process.wait() for process in team))
     finally:
         for process in team:
             process.terminate()
-    raise SystemExit(max(process.wait() for process in team))
-
-
-def _through(study: Study) -> bool:
-    return not any(any(study.remaining(condition)) for condition in study.plan.conditions)
 
 
 if __name__ == "__main__":

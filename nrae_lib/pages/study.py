@@ -144,8 +144,8 @@ def spot_check_text(checked):
 def close_study(study, page, frame=None, conditions=None, **tables):
     """Display the verdicts, the downloads behind a page, where its numbers come from, and the command that makes it.
 
-    At presets "paper" and "reduced", if all methods ran, the verdicts are also stored in `results/verdicts`, where the
-    scoreboard reads them.
+    Verdicts on committed results are also stored in `results/verdicts`, where the scoreboard reads them, if all methods and
+    conditions were asked for.
 
     Arguments:
         study: what `open_study` returned.
@@ -172,8 +172,7 @@ def close_study(study, page, frame=None, conditions=None, **tables):
         shown = {study.preset_of(name) for name in study.conditions}
         items = paper.judge(page, judged, shown.pop() if len(shown) == 1 else study.preset, tuple(conditions))
     # A part of the methods or conditions, also for want of images, must not replace verdicts on all of them.
-    whole = study.whole and not study.absent
-    stored_verdicts(items, page, save=study.preset in study.scales and whole, known=whole)
+    stored_verdicts(items, page, save=study.whole and not (study.preset in study.scales and study.absent))
 
     for part, table in tables.items():
         download(table_frame(table) if isinstance(table, dict) else table, f"{page}_{part}.csv")
@@ -189,23 +188,14 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     papermill_command(f"notebooks/{page}.ipynb", **study.parameters)
 
 
-def stored_verdicts(items, page, save, known=True):
-    """Display verdicts, and keep those on committed results in `results/verdicts`, where the scoreboard reads them.
-
-    Arguments:
-        items: verdicts on the claims of `page`.
-        save: store them; otherwise say so where the stored ones are others.
-        known: whether they can be compared with the stored ones at all.
-    """
+def stored_verdicts(items, page, save=True):
+    """Display `items`, verdicts on the claims of `page`, and with `save` keep those on committed results in
+    `results/verdicts`, where the scoreboard reads them."""
     from nrae_lib import paper, runs
 
     verdicts(items)
-    folder, kept = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset in runs.SCALES]
-    if save:
-        paper.save(page, kept, folder)
-    elif kept and known and not paper.agree(kept, folder):
-        scale = kept[0].preset
-        display_markdown(f"The scoreboard does not know these verdicts yet: run this page once with preset {scale}.")
+    if save and (kept := [item for item in items if item.preset in runs.SCALES]):
+        paper.save(page, kept, runs.project_root() / "results" / "verdicts")
 
 
 def show_source(module):

@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING
 from nrae_lib.paper import figures, images, runtime, tables
 from nrae_lib.paper.printed import Value, released_runs, values
 from nrae_lib.paper.rules import STATUSES, trimmed
-from nrae_lib.paper.verdicts import Claim, Verdict, agree, by_chance, load, save
+from nrae_lib.paper.verdicts import Claim, Verdict, by_chance, load, save
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "agree", "by_chance", "judge", "load", "released_runs", "save", "trimmed", "values",
+    "CLAIMS", "STATUSES", "Claim", "Value", "Verdict", "by_chance", "judge", "load", "released_runs", "save", "trimmed", "values",
 ]  # fmt: skip
 
 CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *tables.CLAIMS)

@@ -1,7 +1,5 @@
-"""A claim, the verdict on it, and a file of each page's verdicts on committed full-scale runs, for the scoreboard.
-
-Every later build of the page judges these runs again and says so if the file no longer agrees.
-"""
+"""A claim, the verdict on it, and a file of each page's verdicts on committed runs, for the scoreboard: every build of the page
+judges these runs again and writes it."""
 
 import json
 from collections.abc import Iterable
@@ -79,16 +77,6 @@ def load(claims: Iterable[Claim], folder: str | Path) -> list[Verdict]:
             entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
             found += [Verdict(**one | {"claim": known[one["claim"]]}) for one in entries if one["claim"] in known]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"the verdicts in {path} cannot be read ({error}): run the page with preset paper"
-            ) from error
+            raise ValueError(f"the verdicts in {path} cannot be read ({error}): run the page again") from error
     order = list(known.values())
     return sorted(found, key=lambda verdict: order.index(verdict.claim))
-
-
-def agree(verdicts: Iterable[Verdict], folder: str | Path) -> bool:
-    """Whether each of ``verdicts`` is stored with this outcome."""
-    verdicts = list(verdicts)
-    stored = load(dict.fromkeys(verdict.claim for verdict in verdicts), folder)
-    known, found = ({(one.claim, one.condition, one.status) for one in items} for items in (stored, verdicts))
-    return found <= known
