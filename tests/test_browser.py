@@ -4,7 +4,11 @@ import pytest
 
 from tests.conftest import PAGES, ROOT
 
-EXPERIMENTS = [page for page in PAGES if page.startswith("notebooks/") and page != "notebooks/scoreboard"]
+EXPERIMENTS = [
+    page
+    for page in PAGES
+    if page.startswith("notebooks/") and page not in ("notebooks/scoreboard", "notebooks/what_we_found")
+]
 
 
 def source(page: str) -> str:

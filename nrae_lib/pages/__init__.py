@@ -13,11 +13,11 @@ from nrae_lib.pages.methods import (
     weight_convention,
 )
 from nrae_lib.pages.parameters import check_parameters, choose_methods
-from nrae_lib.pages.study import close_study, open_study, show_source, spot_check_text, stored_verdicts
+from nrae_lib.pages.study import all_verdicts, close_study, open_study, show_source, spot_check_text, stored_verdicts
 from nrae_lib.pages.tables import comparison_table, table_frame, text_table
 
 __all__ = [
-    "banner", "check_parameters", "choose_methods", "close_study", "comparison_table", "documentation", "documented",
+    "all_verdicts", "banner", "check_parameters", "choose_methods", "close_study", "comparison_table", "documentation", "documented",
     "download", "error_formula", "formula", "loss_formula", "marked_table", "method_cards", "open_study", "papermill_command",
     "provenance", "show_source", "spot_check_text", "step_time_rows", "stored_verdicts", "table_frame", "text_table",
     "verdicts", "weight_convention",

@@ -198,6 +198,19 @@ def stored_verdicts(items, page, save=True):
         paper.save(page, kept, runs.project_root() / "results" / "verdicts")
 
 
+def all_verdicts():
+    """The verdict on every claim and condition of the book, in the order of the claims: those that its page stored, of running
+    time those on the last measurement, and "not run" where there is none."""
+    from nrae_lib import paper, runs
+    from nrae_lib.pages import timing
+
+    found = timing.verdicts() + paper.load(paper.CLAIMS, runs.project_root() / "results" / "verdicts")
+    known = {verdict.claim.identifier for verdict in found}
+    none = ("all", "paper", "not run", "no runs of this page are committed.")
+    found += [paper.Verdict(claim, *none) for claim in paper.CLAIMS if claim.identifier not in known]
+    return sorted(found, key=lambda verdict: paper.CLAIMS.index(verdict.claim))
+
+
 def show_source(module):
     """Display the code of a module of `nrae_lib.pages.plans`, so that the settings which pages share stand in plain sight."""
     display_markdown(f"```python\n{inspect.getsource(module).strip()}\n```")

@@ -256,6 +256,13 @@ class Study:
         self.checked = self._spot_check(committed)
         return self
 
+    def committed(self) -> "pandas.DataFrame":
+        """What is committed, a frame as that of :meth:`run` with the ``scale`` of every row; nothing is trained."""
+        found = self._committed({scale: _Search(self._plans[scale], self.full_store) for scale in self.scales})
+        rows = [(name, scale, result) for name, (scale, results) in found.items() for result in results]
+        frame = self._frame([result for *_, result in rows], [name for name, *_ in rows])
+        return frame.assign(scale=[scale for _, scale, _ in rows]) if rows else frame
+
     def _committed(self, searches: dict[str, "_Search"]) -> dict[str, tuple[str, list[Result]]]:
         """condition -> the largest scale at which all its methods are stored, whole or not at all, and its results of the
         methods asked for."""
