@@ -180,7 +180,9 @@ def status(preset: str) -> Iterator[str]:
         for condition in study.plan.conditions:
             names = study.plan.methods_of(condition)
             wanted = {study.plan.source(condition, name) for name in names}
-            count = len(names) * study.plan.seeds + sum(len(study.plan.searches(*source)) for source in wanted)
+            count = len(names) * study.plan.seeds_of(condition) + sum(
+                len(study.plan.searches(*source)) for source in wanted
+            )
             missing, seconds = 0, 0.0
             if (page, condition) in units:
                 ready, later = study.remaining(condition)

@@ -163,14 +163,14 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     if not hasattr(study, "parameters"):
         raise TypeError(f"close_study takes what open_study returned, not {type(study).__name__}")
     judged = study.frame if frame is None else frame
+    # What several conditions decide together is at the scale that all of them have.
+    shown = {study.preset_of(name) for name in study.conditions}
+    common = shown.pop() if len(shown) == 1 else study.preset
     if conditions is None:
         extra = judged.condition.unique() if len(judged) else ()
-        names = dict.fromkeys((*study.conditions, *study.absent, *extra))
-        presets = {name: study.preset_of(name) if name in study.conditions else study.preset for name in names}
-        items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
-    else:
-        shown = {study.preset_of(name) for name in study.conditions}
-        items = paper.judge(page, judged, shown.pop() if len(shown) == 1 else study.preset, tuple(conditions))
+        conditions = dict.fromkeys((*study.conditions, *study.absent, *extra))
+    presets = {name: study.preset_of(name) if name in study.conditions else common for name in conditions}
+    items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
     # A part of the methods or conditions, also for want of images, must not replace verdicts on all of them.
     stored_verdicts(items, page, save=study.whole and not (study.preset in study.scales and study.absent))
 

@@ -24,6 +24,7 @@ _RUN_FIELDS = ("data", "data_options", "network", "optimization", "recipe")
 _CONDITION_FIELDS = (
     *_RUN_FIELDS,
     "methods",
+    "seeds",
     "options",
     "keep",
     "search_data_options",
@@ -45,7 +46,7 @@ class Plan:
 
     Arguments:
         conditions: name -> the fields of its runs: data, data_options, network, optimization and perhaps recipe (whose
-            settings these are). Also ``methods`` (by default all of the plan), ``options`` (method -> options of this
+            settings these are). Also ``methods`` (by default all of the plan), ``seeds`` (in place of the plan's), ``options`` (method -> options of this
             condition that are not searched, over ``fixed``), ``keep`` (in place of the plan's), ``search_data_options``:
             what differs in the data of the search, ``search_as``: the condition whose choices it takes instead of
             searching, ``same_choice``: method -> the method whose choice it takes, where the two are one function, and
@@ -79,7 +80,7 @@ class Plan:
 
     def __post_init__(self):
         _listed("the methods", self.methods)
-        reported = sorted({*self.search_seeds} & {*range(self.seeds)})
+        reported = sorted({*self.search_seeds} & {*range(max(map(self.seeds_of, self.conditions), default=0))})
         for name, content in self.conditions.items():
             _listed(f"the methods of condition {name!r}", content.get("methods", ()))
             if unknown := sorted(content.keys() - set(_CONDITION_FIELDS)):
@@ -96,13 +97,17 @@ class Plan:
             if any(not self.conditions[source].get("search_data_options") for source in used):
                 raise ValueError(
                     f"choices must be made on held-out seeds: the search of condition {name!r} has the seeds {reported}, "
-                    f"which are among the {self.seeds} that are reported"
+                    f"which are among the {self.seeds_of(name)} that are reported"
                 )
 
     def methods_of(self, condition: str) -> tuple[str, ...]:
         """The methods that ``condition`` trains, in the plan's order."""
         named = self.conditions[condition].get("methods", self.methods)
         return tuple(name for name in self.methods if name in named)
+
+    def seeds_of(self, condition: str) -> int:
+        """How many seeds ``condition`` has."""
+        return self.conditions[condition].get("seeds", self.seeds)
 
     def run(self, condition: str, method: str, seed: int, options: dict, searching: bool = False) -> Run:
         """One run; ``options`` are those that were chosen, to which the fixed ones come."""
@@ -295,7 +300,7 @@ class Study:
             plan.run(condition, method, seed, chosen)
             for method, chosen in options.items()
             if method in (names or self.names)
-            for seed in range(plan.seeds)
+            for seed in range(plan.seeds_of(condition))
         ]
 
     def _spot_check(self, committed: dict[str, tuple[str, list[Result]]]) -> list[tuple[Result, Result]]:
@@ -347,7 +352,7 @@ class Study:
         if condition not in self.conditions:
             return f"{condition}, ours"
         scale = {"paper": "full scale", "reduced": "reduced"}.get(preset := self.preset_of(condition), f"{preset} run")
-        return f"{condition}, {scale} ({self.plan_of(condition).seeds} seeds)"
+        return f"{condition}, {scale} ({self.plan_of(condition).seeds_of(condition)} seeds)"
 
     def condition_of(self, result: Result) -> str:
         """The condition that ``result``, one of ``results``, belongs to."""
