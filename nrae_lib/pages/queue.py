@@ -127,16 +127,23 @@ def _step_seconds(run: Run) -> float:
     return max(long - short, 1e-4) / (many - few)  # what a run does once, such as a graph, would count at every step
 
 
-def order(found: dict[str, Study], clock: Clock) -> list[tuple[float, str, str, list[Run], float]]:
-    """(verdicts per core-second, page, condition, runs that can begin, seconds left) of all that is not through."""
+def order(found: dict[str, Study], clock: Clock) -> list[tuple[float, str, str, list[Run], list[Run]]]:
+    """(verdicts per core-second, page, condition, runs that can begin, runs whose options are not chosen yet) of all that is not
+    through."""
     units = []
     for page, study in found.items():
         for condition in study.plan.conditions:
             ready, later = study.remaining(condition)
             if ready or later:
                 seconds = sum(map(clock.seconds, [*ready, *later]))
-                units.append((value(page, condition) / seconds, page, condition, ready, seconds))
+                units.append((value(page, condition) / seconds, page, condition, ready, later))
     return sorted(units, key=lambda unit: -unit[0])
+
+
+def hours(units: list[tuple], clock: Clock) -> float:
+    """Core-hours that ``units`` of :func:`order` take; runs that they share count once."""
+    missing = {run.key: run for *_, ready, later in units for run in [*ready, *later]}
+    return sum(map(clock.seconds, missing.values())) / 3600
 
 
 def work(preset: str) -> int:
@@ -159,7 +166,7 @@ def work(preset: str) -> int:
                     raise SystemExit(f"results cannot be kept in {found[page].store.folder}: {said}")
                 print(f"failed: {run.label}, {page}: {said}", flush=True)
             else:
-                left = sum(seconds for *_, seconds in units) / 3600
+                left = hours(units, clock)
                 print(
                     f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left:.1f} core-hours left", flush=True
                 )
@@ -173,8 +180,8 @@ def work(preset: str) -> int:
 def status(preset: str) -> Iterator[str]:
     """One line for each page and condition: runs stored, runs missing, core-hours to come."""
     found = studies(preset)
-    units = {(page, condition): (ready, seconds) for _, page, condition, ready, seconds in order(found, Clock(found))}
-    total = 0.0
+    clock = Clock(found)
+    units = {unit[1:3]: unit for unit in order(found, clock)}
     yield f"{'page, condition':68} {'stored':>7} {'missing':>8} {'core-hours':>11}"
     for page, study in found.items():
         for condition in study.plan.conditions:
@@ -183,13 +190,10 @@ def status(preset: str) -> Iterator[str]:
             count = len(names) * study.plan.seeds_of(condition) + sum(
                 len(study.plan.searches(*source)) for source in wanted
             )
-            missing, seconds = 0, 0.0
-            if (page, condition) in units:
-                ready, later = study.remaining(condition)
-                missing, seconds = len(ready) + len(later), units[page, condition][1]
-            total += seconds / 3600
-            yield f"{page + ', ' + condition:68} {count - missing:7} {missing:8} {seconds / 3600:11.2f}"
-    yield f"{'all (runs that pages share are counted on each)':68} {'':16} {total:11.2f}"
+            own = [units[page, condition]] if (page, condition) in units else []
+            missing = sum(len(ready) + len(later) for *_, ready, later in own)
+            yield f"{page + ', ' + condition:68} {count - missing:7} {missing:8} {hours(own, clock):11.2f}"
+    yield f"{'all (runs that pages share count once)':68} {'':16} {hours(list(units.values()), clock):11.2f}"
 
 
 def main() -> None:

@@ -40,7 +40,8 @@ def test_the_queue_performs_everything_and_begins_with_most_verdicts_per_second(
     found = queue.studies("paper")
     order = queue.order(found, queue.Clock(found))
     assert [condition for _, _, condition, *_ in order] == ["short", "long"]
-    assert order[1][-1] > 5 * order[0][-1] > 0  # twenty times the epochs
+    short, long = (queue.hours([unit], queue.Clock(found)) for unit in order)
+    assert long > 5 * short > 0 and queue.hours([*order, *order], queue.Clock(found)) == pytest.approx(short + long)
     before = list(queue.status("paper"))
     assert before[1].split()[2:4] == ["0", "6"] and before[2].split()[2:4] == ["0", "6"]
     assert queue.work("paper") == 0

@@ -66,7 +66,7 @@ def sine(preset: str) -> Plan:
             recipe="paper",
             same_choice={"nrae_q": "nrae_l"},
         ),
-        "released code, searched": code,
+        **({"released code, searched": code} if preset == "paper" else {}),
     }
     configured = {"released code": code | dict(options=dict.fromkeys(("nrae_0", "nrae_l", "nrae_q"), released))}
     return _plan(preset, both_ways(preset, turning, searched) | configured)
@@ -106,7 +106,7 @@ def swiss_roll(preset: str) -> Plan:
         "text with ELU": dict(
             **text, network=Network(hidden=(512, 512), latent_dim=1, activation="elu"), recipe="paper_elu"
         ),
-        "released code, searched": code,
+        **({"released code, searched": code} if preset == "paper" else {}),
     }
     configured = code | dict(options=configurations)
     if preset == "paper":
