@@ -79,9 +79,15 @@ class Clock:
         self._stored: dict[tuple, list[float]] = {}
         for folder in dict.fromkeys(study.store.folder for study in found.values()):
             for path in folder.glob("*.npz"):
-                with contextlib.suppress(ValueError, OSError):
+                try:
                     result = runs.Result.from_bytes(path.read_bytes())
-                    self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
+                except ValueError as error:  # else it would pass for a run that is done
+                    print(f"{path} is damaged ({error}) and will be computed again", flush=True)
+                    path.unlink(missing_ok=True)
+                    continue
+                except FileNotFoundError:  # another process was faster
+                    continue
+                self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
         self._file = runs.project_root() / "_build" / "step_seconds.json"
         self._seconds: dict[str, float] = {}  # key of a run -> what it takes
         self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}

@@ -173,6 +173,7 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
     # A part of the methods or conditions, also for want of images, must not replace verdicts on all of them.
     stored_verdicts(items, page, save=study.whole and not (study.preset in study.scales and study.absent))
+    two_ways(items)
 
     for part, table in tables.items():
         download(table_frame(table) if isinstance(table, dict) else table, f"{page}_{part}.csv")
@@ -196,6 +197,28 @@ def stored_verdicts(items, page, save=True):
     verdicts(items)
     if save and (kept := [item for item in items if item.preset in runs.SCALES]):
         paper.save(page, kept, runs.project_root() / "results" / "verdicts")
+
+
+def two_ways(items):
+    """Display what a claim's verdicts say together where the options were chosen in two ways; nothing where they were not."""
+    from nrae_lib.pages.plans import FAVOURABLE
+
+    found = {(item.claim, item.condition): item.status for item in items}
+    rows = {}
+    for (claim, condition), status in found.items():
+        if favourable := found.get((claim, condition + FAVOURABLE)):
+            both = {status, favourable}
+            says = "undecided"
+            if both == {"reproduced"}:
+                says = "holds either way"
+            elif favourable == "reproduced":
+                says = "fragile: it needs options that are chosen for it"
+            elif both == {"not reproduced"}:
+                says = "fails either way"
+            columns = ("by the error", "by the figure's criterion", "the claim")
+            rows[f"{claim.text} ({condition})"] = dict(zip(columns, (status, favourable, says), strict=True))
+    if rows:
+        text_table(rows, caption="What the two ways to choose say together")
 
 
 def all_verdicts():

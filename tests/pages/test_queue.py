@@ -81,6 +81,15 @@ def test_runs_of_another_process_are_left_to_it(toy, monkeypatch):
     assert queue.work("paper") == 0 and asked.count(first.key) == 2 and len(set(asked)) == 12
 
 
+def test_a_damaged_result_is_performed_again(toy, capsys):
+    assert queue.work("paper") == 0
+    path = sorted(toy.glob("*.npz"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert queue.work("paper") == 0 and f"{path} is damaged" in capsys.readouterr().out
+    assert len(list(toy.glob("*.npz"))) == 12 and path.stat().st_size > len(whole) - 100
+
+
 def test_a_notebook_is_executed_up_to_its_experiment_only(tmp_path):
     cells = ["preset = 'quick'", "from nrae_lib import pages\nfrom tests.pages.test_queue import plan",
              "study = pages.open_study(globals(), 'toy', plan)", "raise RuntimeError('too far')"]  # fmt: skip

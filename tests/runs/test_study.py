@@ -280,6 +280,29 @@ def test_two_calls_show_all_that_surrounds_an_experiment_and_store_verdicts_at_f
     assert paper.load([claim], folder) == stored  # every build judges what is committed
 
 
+def test_two_ways_to_choose_say_together_whether_a_claim_is_false_or_fragile(monkeypatch):
+    claim, shown = paper.CLAIMS[0], []
+    monkeypatch.setattr(pages.study, "text_table", lambda rows, caption: shown.append(rows))
+    for first, second, says in (
+        ("reproduced", "reproduced", "holds either way"),
+        ("not reproduced", "reproduced", "fragile: it needs options that are chosen for it"),
+        ("not reproduced", "not reproduced", "fails either way"),
+        ("reproduced", "inconclusive", "undecided"),
+        ("not reproduced", "not run", "undecided"),
+    ):
+        pages.study.two_ways(
+            [
+                paper.Verdict(claim, "text", "paper", first, ""),
+                paper.Verdict(claim, "text, favourable", "paper", second, ""),
+                paper.Verdict(claim, "other", "paper", first, ""),
+            ]
+        )
+        ((label, row),) = shown.pop().items()
+        assert label.endswith("(text)") and row["the claim"] == says
+    pages.study.two_ways([paper.Verdict(claim, "other", "paper", "reproduced", "")])
+    assert not shown
+
+
 def test_full_scale_leaves_out_the_sets_that_are_not_here_and_names_them(stores, tmp_path, monkeypatch):
     monkeypatch.setenv("NRAE_DATA", str(tmp_path))
     images = condition(data="mnist", data_options=dict(source="official"))
