@@ -13,7 +13,7 @@ from nrae_lib.runs import SCALES, Plan  # "paper" and "reduced": presets whose r
 METHODS = ("ae", "vae", "wae", "dae", "cae", "grae", "spae", "nrae_l", "nrae_q")
 SETS = ("mnist", "fmnist", "kmnist", "omniglot", "svhn", "cifar10", "cifar100", "celeba")
 # Images to train, to validate and to test of "reduced": the same on every machine.
-COUNTS = {"mnist": (10_000, 2_000, 10_000), "cifar10": (10_000, 2_000, 5_000)}
+COUNTS = {"mnist": (10_000, 2_000, 10_000), "cifar10": (10_000, 2_000, 5_000), "omniglot": (3_000, 500, 1_340)}
 PRESETS = {
     "smoke": dict(seeds=2, epochs=1, images={1: 140, 3: 140}, n_test=20, width=0.02, batch_size=70, learning_rate=3e-3),
     # Few images (by their channels: colour takes longer), narrow networks (in which a larger learning rate works), few
@@ -30,7 +30,7 @@ PRESETS = {
         batch_size=100,
         learning_rate=1e-3,
         decay="cosine",
-        epochs={"mnist": 20, "cifar10": 15},
+        epochs={"mnist": 20, "cifar10": 15, "omniglot": 40},
     ),
     # The supplement: Adam with learning rates from 0.001 to 0.0001 (not which where), batches of 100, 1,000 epochs.
     "paper": dict(seeds=5, epochs=1000, width=1.0, batch_size=100, learning_rate=1e-3),
@@ -87,9 +87,10 @@ def condition(preset: str, name: str, size: str, names: tuple[str, ...] = METHOD
 
 
 def plan(preset: str, names: tuple[str, ...] = METHODS, sets: list[tuple[str, str]] | None = None) -> Plan:
-    """All sets at full scale, MNIST S and CIFAR10 S else; ``sets``: other pairs of name and size."""
+    """All sets at full scale, MNIST S and CIFAR10 S else, and Omniglot S at "reduced"; ``sets``: other pairs of name and size."""
     if sets is None:
-        sets = product(SETS, "SL") if preset == "paper" else [("mnist", "S"), ("cifar10", "S")]
+        small = [("mnist", "S"), ("cifar10", "S"), ("omniglot", "S")]
+        sets = product(SETS, "SL") if preset == "paper" else small[: 3 if preset == "reduced" else 2]
     exact = [name for name in names if "jacobian" in methods.get(name).options]
     return Plan(
         {title(name, size): condition(preset, name, size, names) for name, size in sets},
