@@ -24,6 +24,7 @@ from pathlib import Path
 from nrae_lib import pages, paper, runs
 from nrae_lib.core.files import write_atomically
 from nrae_lib.core.training import fit
+from nrae_lib.data import datasets
 from nrae_lib.runs.performing import attempt
 from nrae_lib.runs.run import Run
 from nrae_lib.runs.study import Study
@@ -73,10 +74,12 @@ def value(page: str, condition: str) -> float:
 
 
 class Clock:
-    """Seconds that runs take, from the step times of stored results like them, or of a few steps taken now."""
+    """Seconds that runs take, from the step times of stored results like them, or of a few steps taken now; and which images the
+    stored results have seen."""
 
     def __init__(self, found: dict[str, Study]):
         self._stored: dict[tuple, list[float]] = {}
+        self._images: dict[tuple[str, str], str] = {}
         for folder in dict.fromkeys(study.store.folder for study in found.values()):
             for path in folder.glob("*.npz"):
                 try:
@@ -88,6 +91,7 @@ class Clock:
                 except FileNotFoundError:  # another process was faster
                     continue
                 self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
+                self._images[_images(result.run)] = result.provenance["fingerprint"]
         self._file = runs.project_root() / "_build" / "step_seconds.json"
         self._seconds: dict[str, float] = {}  # key of a run -> what it takes
         self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
@@ -97,8 +101,18 @@ class Clock:
             self._seconds[run.key] = self._estimate(run)
         return self._seconds[run.key]
 
+    def check_images(self, run: Run) -> None:
+        """SystemExit if stored results have seen other images than ``run`` would; bytes do not differ between machines."""
+        if run.data in datasets.IMAGE_SETS and not run.data_options.get("noise"):
+            here = _data(*_images(run))[1]
+            if here != self._images.get(_images(run), here):
+                raise SystemExit(
+                    f"the images of {run.data} are not those of the stored results: give $NRAE_DATA theirs, or another checkout "
+                    "these; nothing was run"
+                )
+
     def _estimate(self, run: Run) -> float:
-        points, kind = _points(run.data, json.dumps(run.data_options)), _kind(run)
+        points, kind = _data(*_images(run))[0], _kind(run)
         steps = math.ceil(points / run.optimization.batch_size) * run.optimization.epochs
         if kind in self._stored:
             return statistics.median(self._stored[kind]) * steps
@@ -113,9 +127,15 @@ def _kind(run: Run) -> tuple:
     return run.data, run.network, run.method, run.optimization.batch_size
 
 
+def _images(run: Run) -> tuple[str, str]:
+    return run.data, json.dumps(run.data_options, sort_keys=True)
+
+
 @cache
-def _points(data: str, options: str) -> int:
-    return len(Run(data, "ae", None, None, 0, json.loads(options)).dataset().train)
+def _data(name: str, options: str) -> tuple[int, str]:
+    """How many points seed 0 has to train on, and the fingerprint of all."""
+    data = datasets.make(name, 0, **json.loads(options))
+    return len(data.train), data.fingerprint
 
 
 def _step_seconds(run: Run) -> float:
@@ -162,6 +182,7 @@ def work(preset: str) -> int:
             (page, condition, run) for _, page, condition, ready, _ in units for run in ready if run.key not in failed
         )
         for page, condition, run in free:
+            clock.check_images(run)
             ending = attempt(run, found[page].store, "auto", lambda done, epochs: None)
             if ending is None:  # in another process's hands
                 continue

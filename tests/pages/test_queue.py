@@ -7,7 +7,7 @@ import pytest
 from nrae_lib.core.models import Network
 from nrae_lib.core.training import Optimization
 from nrae_lib.pages import queue
-from nrae_lib.runs import Plan, Store, Study, grid
+from nrae_lib.runs import Plan, Run, Store, Study, grid
 from tests.runs.small import ROOT
 
 CONDITION = dict(data="sine", data_options=dict(n_train=12, n_test=20), network=Network((8,), 1))
@@ -88,6 +88,15 @@ def test_a_damaged_result_is_performed_again(toy, capsys):
     path.write_bytes(whole[:-100])
     assert queue.work("paper") == 0 and f"{path} is damaged" in capsys.readouterr().out
     assert len(list(toy.glob("*.npz"))) == 12 and path.stat().st_size > len(whole) - 100
+
+
+def test_images_that_changed_are_one_sentence_and_run_nothing(toy):
+    run = Run("mnist", "ae", None, None, 0, dict(source="stand_in", n_train=30, n_validation=20, n_test=20))
+    clock = queue.Clock({})
+    clock.check_images(run)
+    clock._images[queue._images(run)] = "those of another day"
+    with pytest.raises(SystemExit, match="the images of mnist are not those of the stored results"):
+        clock.check_images(run)
 
 
 def test_a_notebook_is_executed_up_to_its_experiment_only(tmp_path):
