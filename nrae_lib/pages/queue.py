@@ -29,7 +29,7 @@ from nrae_lib.runs.performing import attempt
 from nrae_lib.runs.run import Run
 from nrae_lib.runs.study import Study
 
-POLL_SECONDS = 5
+POLL_SECONDS, REORDER_SECONDS = 5, 30  # the list takes half a second, as long as some runs
 # How much more than others a verdict of these pages counts: the paper's headline, and the figures that share its protocol.
 WEIGHT = {"table3_generalization": 10, "fig10_sample_size": 2}
 
@@ -177,15 +177,18 @@ def work(preset: str) -> int:
     found, failed = studies(preset), set()
     clock = Clock(found)
     while True:
-        units = order(found, clock)
+        units, due, worked = order(found, clock), time.monotonic() + REORDER_SECONDS, False
         free = (
             (page, condition, run) for _, page, condition, ready, _ in units for run in ready if run.key not in failed
         )
         for page, condition, run in free:
+            if found[page].store.path(run).exists():  # since the list was made
+                continue
             clock.check_images(run)
             ending = attempt(run, found[page].store, "auto", lambda done, epochs: None)
             if ending is None:  # in another process's hands
                 continue
+            worked = True
             if isinstance(ending, str):
                 failed.add(run.key)
                 said = ending.strip().splitlines()[-1]
@@ -197,8 +200,9 @@ def work(preset: str) -> int:
                 print(
                     f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left:.1f} core-hours left", flush=True
                 )
-            break
-        else:
+            if time.monotonic() > due:
+                break
+        if not worked:
             if not any(run.key not in failed for *_, ready, _ in units for run in ready):
                 return len(failed)
             time.sleep(POLL_SECONDS)
