@@ -37,17 +37,9 @@ def point_reconstruction(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def neighborhood_reconstruction(
-    decoder: nn.Module,
-    z: Tensor,
-    z_near: Tensor,
-    x: Tensor,
-    x_near: Tensor,
-    order: int,
-    neighbor_weight: float,
-    include_center: bool = True,
-    weighting: str = "sample",
-    n_neighbors: int | None = None,
-) -> Tensor:
+    decoder: nn.Module, z: Tensor, z_near: Tensor, x: Tensor, x_near: Tensor, order: int, neighbor_weight: float,
+    include_center: bool = True, weighting: str = "sample", n_neighbors: int | None = None,
+) -> Tensor:  # fmt: skip
     r"""Neighbourhood reconstruction loss (equations 2 to 4) on sampled neighbours.
 
     The kernel K(x', x) weighs the centre with 1 and its neighbours with λ (the released code had the two exchanged

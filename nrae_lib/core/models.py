@@ -110,15 +110,9 @@ class _Architecture:
     """A description of a network: ``_parts`` makes encoder (B, ...) -> (B, outputs) and decoder (B, m) -> (B, ...)."""
 
     def build(
-        self,
-        data_shape: tuple[int, ...],
-        seed: int,
-        latent: str = "plain",
-        weights: str = "free",
-        posterior: str = "",
-        deviation: float | None = None,
-        learned: dict[str, float] | None = None,
-    ) -> Autoencoder:
+        self, data_shape: tuple[int, ...], seed: int, latent: str = "plain", weights: str = "free", posterior: str = "",
+        deviation: float | None = None, learned: dict[str, float] | None = None,
+    ) -> Autoencoder:  # fmt: skip
         """The network for data of this shape, with PyTorch's default initialization, the same for a seed on every device.
 
         Arguments:

@@ -196,14 +196,9 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
 
 
 def image_data(
-    name: str,
-    seed: int,
-    source: str = "official",
-    n_train: int = 10_000,
-    n_validation: int = 2_000,
-    n_test: int = 50_000,
-    noise: float = 0.0,
-) -> Dataset:
+    name: str, seed: int, source: str = "official", n_train: int = 10_000, n_validation: int = 2_000,
+    n_test: int = 50_000, noise: float = 0.0,
+) -> Dataset:  # fmt: skip
     """The image set ``name``, split as the page on image sets says.
 
     Without noise the images are uint8 and do not depend on the seed. With noise they are float32 in [0, 1] plus normal

@@ -41,14 +41,8 @@ class Dataset:
     beyond_position: Tensor | None = None
 
     def __post_init__(self):
-        names = (
-            "training data",
-            "test data",
-            "validation data",
-            "noise-free training data",
-            "noisy test data",
-            "data beyond",
-        )
+        parts = ("training", "test", "validation", "noise-free training", "noisy test")
+        names = *(f"{part} data" for part in parts), "data beyond"
         for points, name in zip(self._points, names, strict=True):
             if points is not None:
                 check_points(points, name)

@@ -51,13 +51,9 @@ def _names(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def run_all(
-    runs: Iterable[Run],
-    store: Store,
-    device: str = "auto",
-    progress: bool = True,
-    workers: int | None = None,
+    runs: Iterable[Run], store: Store, device: str = "auto", progress: bool = True, workers: int | None = None,
     cluster: "str | distributed.Client | None" = None,
-) -> list[Result]:
+) -> list[Result]:  # fmt: skip
     """Results of ``runs``, in their order.
 
     Each result is stored at once, so a killed process loses at most what it was performing, and of that only what came

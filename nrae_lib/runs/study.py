@@ -22,16 +22,8 @@ if TYPE_CHECKING:
 SPOT_CHECK_SECONDS = 10.0  # of training, by the clock of the committed runs
 _RUN_FIELDS = ("data", "data_options", "network", "optimization", "recipe")
 _CONDITION_FIELDS = (
-    *_RUN_FIELDS,
-    "methods",
-    "seeds",
-    "options",
-    "keep",
-    "search_data_options",
-    "search_as",
-    "same_choice",
-    "criterion",
-)
+    *_RUN_FIELDS, "methods", "seeds", "options", "keep", "search_data_options", "search_as", "same_choice", "criterion",
+)  # fmt: skip
 
 
 def _listed(what: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -186,15 +178,9 @@ class Study:
     already_stored: int  #: how many of this preset's own results were there, and not trained
 
     def __init__(
-        self,
-        experiment: str,
-        plan: Callable,
-        preset: str,
-        names: Iterable[str] = (),
-        only: Iterable[str] = (),
-        scales: tuple[str, ...] = ("paper",),
-        **how,
-    ):
+        self, experiment: str, plan: Callable, preset: str, names: Iterable[str] = (), only: Iterable[str] = (),
+        scales: tuple[str, ...] = ("paper",), **how,
+    ):  # fmt: skip
         self.preset = "paper" if preset == "reduced" and "reduced" not in scales else preset
         self.scales, self._how = scales, how
         self._plans = {name: plan(name) for name in dict.fromkeys((*scales, self.preset))}

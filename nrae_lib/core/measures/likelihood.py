@@ -60,17 +60,10 @@ class Likelihood(nn.Module):
 
 
 def fit_elbo(
-    model: nn.Module,
-    train: Tensor,
-    validation: Tensor | None = None,
-    floor: float = 1 / 255,
-    epochs: int = 100,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    model: nn.Module, train: Tensor, validation: Tensor | None = None, floor: float = 1 / 255, epochs: int = 100,
+    batch_size: int = 128, learning_rate: float = 2e-3, seed: int = 0, device: torch.device | str = "cpu",
     density: nn.Module | None = None,
-) -> Likelihood:
+) -> Likelihood:  # fmt: skip
     r"""A frozen :class:`Likelihood` with the largest mean ELBO of the training points over σ, ε and the density of codes.
 
     The density is that of :class:`nrae_lib.core.densities.RealNVP`. The paper states no optimiser, initial values or

@@ -50,18 +50,11 @@ class Trained:
 
 
 def fit(
-    model: nn.Module,
-    objective: Objective,
-    data: Tensor | np.ndarray,
-    optimization: Optimization,
-    seed: int,
-    frame_epochs: tuple[int, ...] = (),
-    draw: Callable[[nn.Module], Tensor] | None = None,
-    checkpoint: Path | None = None,
-    checkpoint_seconds: float = 60.0,
-    progress: Callable[[int, Tensor], None] | None = None,
-    validation: Tensor | np.ndarray | None = None,
-) -> Trained:
+    model: nn.Module, objective: Objective, data: Tensor | np.ndarray, optimization: Optimization, seed: int,
+    frame_epochs: tuple[int, ...] = (), draw: Callable[[nn.Module], Tensor] | None = None,
+    checkpoint: Path | None = None, checkpoint_seconds: float = 60.0,
+    progress: Callable[[int, Tensor], None] | None = None, validation: Tensor | np.ndarray | None = None,
+) -> Trained:  # fmt: skip
     """Train ``model`` in place by Adam on the loss of ``objective``, and leave it in evaluation mode.
 
     On a GPU the whole step is captured as a CUDA graph, unless a term cannot be captured.

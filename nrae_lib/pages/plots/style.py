@@ -13,17 +13,9 @@ SAMPLE_COLOUR = "#2f80d8"
 MANIFOLD_COLOUR = "#e0690a"
 
 METHOD_COLOURS = {
-    "ae": "#7d7d7d",
-    "vae": "#8d68c4",
-    "wae": "#c25aa5",
-    "dae": "#0f8f93",
-    "cae": "#8a7d1f",
-    "grae": "#2f9150",
-    "spae": "#a9662f",
-    "nrae_0": "#6787a8",
-    "nrae_l": SAMPLE_COLOUR,
-    "nrae_q": "#dc4b1e",
-}
+    "ae": "#7d7d7d", "vae": "#8d68c4", "wae": "#c25aa5", "dae": "#0f8f93", "cae": "#8a7d1f", "grae": "#2f9150",
+    "spae": "#a9662f", "nrae_0": "#6787a8", "nrae_l": SAMPLE_COLOUR, "nrae_q": "#dc4b1e",
+}  # fmt: skip
 _EMBEDDING_LABELS = {"pca": "PCA", "umap": "UMAP", "tsne": "t-SNE", "lle": "LLE"}
 # Blue to purple to orange, never lighter or darker than the limits above: an ordinary map such as viridis loses one
 # of its two ends on either a white or a dark page.
