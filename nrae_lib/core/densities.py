@@ -221,9 +221,7 @@ class SecondStage(Density):
         raise NotImplementedError("the second stage can be sampled, but its log density has no closed form")
 
 
-DENSITIES: dict[str, type[Density]] = dict(
-    isotropic=Isotropic, gaussian=Gaussian, gmm=GaussianMixture, realnvp=RealNVP, second_stage=SecondStage
-)
+DENSITIES = dict(isotropic=Isotropic, gaussian=Gaussian, gmm=GaussianMixture, realnvp=RealNVP, second_stage=SecondStage)
 
 
 def fit(name: str, codes: Tensor, seed: int, **options) -> Density:

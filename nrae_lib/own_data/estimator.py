@@ -344,9 +344,8 @@ def _progress_bar(epochs: int, title: str, shown: bool) -> Iterator[Callable[[in
     if not shown:
         yield None
         return
-    with library("tqdm.auto", "tqdm", "verbose=True needs", "methods").tqdm(
-        total=epochs, desc=title, unit="epoch"
-    ) as bar:
+    tqdm = library("tqdm.auto", "tqdm", "verbose=True needs", "methods").tqdm
+    with tqdm(total=epochs, desc=title, unit="epoch") as bar:
 
         def progress(done: int, loss: Tensor) -> None:
             bar.set_postfix(loss=f"{float(loss[-1]):.4g}", refresh=False)

@@ -183,9 +183,8 @@ def _images(folder: Path) -> tuple[np.ndarray, list[str]]:
             raise ValueError(f"{path} has the mode {mode}: save it as a grey (L) or colour (RGB) image")
         kinds.append(f"{pixels.shape[2]} x {pixels.shape[1]} pixels, mode {mode}")
         if kinds[-1] != kinds[0]:
-            raise ValueError(
-                f"{path} ({kinds[-1]}) differs from {paths[0].name} ({kinds[0]}): all images must be alike"
-            )
+            other = f"{paths[0].name} ({kinds[0]})"
+            raise ValueError(f"{path} ({kinds[-1]}) differs from {other}: all images must be alike")
         images.append(pixels.astype(np.float32) / _WHITE[mode])
     return np.stack(images), [path.name for path in paths]
 

@@ -39,9 +39,8 @@ class _Opened(Exception):
 
 def study_of(notebook: Path, preset: str) -> Study | None:
     """The experiment that ``notebook`` opens, not run; None if it opens none. Its cells are executed up to there."""
-    cells = [
-        "".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"
-    ]
+    content = json.loads(notebook.read_text())
+    cells = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
     if not any("pages.open_study(" in cell for cell in cells):
         return None
 
@@ -89,13 +88,8 @@ class Clock:
                     continue
                 self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
         self._file = runs.project_root() / "_build" / "step_seconds.json"
-        self._seconds: dict[str, float] = {}  # key of a run -> what it takes
+        self.seconds = cache(self._estimate)  # of a run, estimated once
         self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
-
-    def seconds(self, run: Run) -> float:
-        if run.key not in self._seconds:
-            self._seconds[run.key] = self._estimate(run)
-        return self._seconds[run.key]
 
     def _estimate(self, run: Run) -> float:
         points, kind = _points(run.data, json.dumps(run.data_options)), _kind(run)
@@ -158,9 +152,7 @@ def work(preset: str) -> int:
     clock = Clock(found)
     while True:
         units = order(found, clock)
-        free = (
-            (page, condition, run) for _, page, condition, ready, _ in units for run in ready if run.key not in failed
-        )
+        free = [(*unit[1:3], run) for unit in units for run in unit[3] if run.key not in failed]
         for page, condition, run in free:
             ending = attempt(run, found[page].store, "auto", lambda done, epochs: None)
             if ending is None:  # in another process's hands
@@ -172,13 +164,11 @@ def work(preset: str) -> int:
                     raise SystemExit(f"results cannot be kept in {found[page].store.folder}: {said}")
                 print(f"failed: {run.label}, {page}: {said}", flush=True)
             else:
-                left = hours(units, clock)
-                print(
-                    f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left:.1f} core-hours left", flush=True
-                )
+                left = f"{hours(units, clock):.1f} core-hours left"
+                print(f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left}", flush=True)
             break
         else:
-            if not any(run.key not in failed for *_, ready, _ in units for run in ready):
+            if not free:
                 return len(failed)
             time.sleep(POLL_SECONDS)
 
@@ -193,9 +183,8 @@ def status(preset: str) -> Iterator[str]:
         for condition in study.plan.conditions:
             names = study.plan.methods_of(condition)
             wanted = {study.plan.source(condition, name) for name in names}
-            count = len(names) * study.plan.seeds_of(condition) + sum(
-                len(study.plan.searches(*source)) for source in wanted
-            )
+            count = len(names) * study.plan.seeds_of(condition)
+            count += sum(len(study.plan.searches(*source)) for source in wanted)
             own = [units[page, condition]] if (page, condition) in units else []
             missing = sum(len(ready) + len(later) for *_, ready, later in own)
             yield f"{page + ', ' + condition:68} {count - missing:7} {missing:8} {hours(own, clock):11.2f}"

@@ -66,15 +66,12 @@ def _show_search(study):
         if not chosen:
             continue
         display_markdown(f"**{condition}**: validation error of every candidate; the choice is marked.")
-        show(
-            search_grid(rows, chosen),
-            alt=f"Validation error for each candidate of the search, {condition}; the choice is marked.",
-        )
+        alt = f"Validation error for each candidate of the search, {condition}; the choice is marked."
+        show(search_grid(rows, chosen), alt)
         edges = [f"{method_label(name)} ({', '.join(ends)})" for name, ends in study.at_edge(condition).items()]
         if edges:
-            display_markdown(
-                f"At an edge of the candidates, where a wider search might find better: {'; '.join(edges)}."
-            )
+            where = "At an edge of the candidates, where a wider search might find better"
+            display_markdown(f"{where}: {'; '.join(edges)}.")
 
 
 def _banner_text(study):
@@ -123,22 +120,18 @@ def spot_check_text(checked):
     for result, twin in checked:
         if result.metrics != twin.metrics:
             apart.append(abs(result.metrics["test_mse"] / twin.metrics["test_mse"] - 1))
-            kinds = {
-                tuple(one.provenance.get(name) for name in ("device", "threads", "torch")) for one in (result, twin)
-            }
-            if len(kinds) == 1:
+            now, then = result.provenance, twin.provenance
+            if all(now.get(name) == then.get(name) for name in ("device", "threads", "torch")):
                 broken.append(result.run.label)
     if broken:
-        raise RuntimeError(
-            f"the spot check failed: on the same kind of machine these runs differ from the committed ones: {'; '.join(broken)}"
-        )
-    others = (
-        f", {len(apart)} (of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
-        if apart
-        else ""
+        found = f"on the same kind of machine these runs differ from the committed ones: {'; '.join(broken)}"
+        raise RuntimeError(f"the spot check failed: {found}")
+    said = (
+        f"Spot check: {len(checked)} of them were trained again now, {len(checked) - len(apart)} bit for bit the same"
     )
-    same = len(checked) - len(apart)
-    return f"Spot check: {len(checked)} of them were trained again now, {same} bit for bit the same{others}."
+    if apart:
+        said += f", {len(apart)} (of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
+    return said + "."
 
 
 def close_study(study, page, frame=None, conditions=None, **tables):
@@ -203,20 +196,18 @@ def two_ways(items):
     """Display what a claim's verdicts say together where the options were chosen in two ways; nothing where they were not."""
     from nrae_lib.pages.plans import FAVOURABLE
 
-    found = {(item.claim, item.condition): item.status for item in items}
-    rows = {}
+    found, rows = {(item.claim, item.condition): item.status for item in items}, {}
     for (claim, condition), status in found.items():
         if favourable := found.get((claim, condition + FAVOURABLE)):
-            both = {status, favourable}
             says = "undecided"
-            if both == {"reproduced"}:
-                says = "holds either way"
-            elif favourable == "reproduced":
-                says = "fragile: it needs options that are chosen for it"
-            elif both == {"not reproduced"}:
+            if favourable == "reproduced":
+                says = (
+                    "holds either way" if status == favourable else "fragile: it needs options that are chosen for it"
+                )
+            elif favourable == status == "not reproduced":
                 says = "fails either way"
-            columns = ("by the error", "by the figure's criterion", "the claim")
-            rows[f"{claim.text} ({condition})"] = dict(zip(columns, (status, favourable, says), strict=True))
+            both = {"by the error": status, "by the figure's criterion": favourable, "the claim": says}
+            rows[f"{claim.text} ({condition})"] = both
     if rows:
         text_table(rows, caption="What the two ways to choose say together")
 

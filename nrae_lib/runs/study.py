@@ -7,6 +7,7 @@ the error on validation points that are used for nothing else or what a figure i
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +81,14 @@ class Plan:
                 raise ValueError(f"condition {name!r} has an unknown field {unknown[0]!r}: choose among {valid}")
             source = content.get("search_as", name)
             if source not in self.conditions or "search_as" in self.conditions[source]:
-                raise ValueError(
-                    f"condition {name!r} takes the choices of {source!r}, which is no condition that searches"
-                )
+                wrong = "which is no condition that searches"
+                raise ValueError(f"condition {name!r} takes the choices of {source!r}, {wrong}")
         for name in self.conditions if reported else ():
             sources = [self.source(name, method) for method in self.methods_of(name)]
             used = [source for source, method in sources if self.searches(source, method)]
             if any(not self.conditions[source].get("search_data_options") for source in used):
-                raise ValueError(
-                    f"choices must be made on held-out seeds: the search of condition {name!r} has the seeds {reported}, "
-                    f"which are among the {self.seeds_of(name)} that are reported"
-                )
+                wrong = f"has the seeds {reported}, which are among the {self.seeds_of(name)} that are reported"
+                raise ValueError(f"choices must be made on held-out seeds: the search of condition {name!r} {wrong}")
 
     def methods_of(self, condition: str) -> tuple[str, ...]:
         """The methods that ``condition`` trains, in the plan's order."""
@@ -308,22 +306,18 @@ class Study:
     def remaining(self, condition: str) -> tuple[list[Run], list[Run]]:
         """Runs of this preset that are not stored: those that can begin, in the order in which they tell most, and those
         whose options are not chosen yet, with default options in their place. Needs no :meth:`run`."""
-        searching, ready, later = {}, [], []
+        searching, ready, later = [], [], []
         for method in self.plan.methods_of(condition):
             known = self._own_search.results(condition, method) is not None
             if not known:
-                missing = self._missing(self._own_search.runs(*self.plan.source(condition, method)))
-                searching |= {run.key: run for run in missing}
+                searching += self._own_search.runs(*self.plan.source(condition, method))
             place = condition, method, known
             if place not in self._to_do:
                 chosen = {method: self._own_search.chosen(condition, method)}
                 self._to_do[place] = self._runs(self.plan, condition, chosen)
-            (ready if known else later).extend(self._missing(self._to_do[place]))
-        return [*searching.values(), *sorted(ready, key=lambda run: run.seed)], later
-
-    def _missing(self, runs: list[Run]) -> list[Run]:
-        """Those of ``runs`` that are not stored."""
-        return [run for run in runs if not self.store.path(run).exists()]
+            (ready if known else later).extend(self._to_do[place])
+        first = [*{run.key: run for run in searching}.values(), *sorted(ready, key=lambda run: run.seed)]
+        return tuple([run for run in runs if not self.store.path(run).exists()] for runs in (first, later))
 
     def preset_of(self, condition: str) -> str:
         """The preset whose results the page shows of ``condition``: "paper" where they are full scale."""
@@ -342,7 +336,7 @@ class Study:
 
     def condition_of(self, result: Result) -> str:
         """The condition that ``result``, one of ``results``, belongs to."""
-        return next(name for name, results in self._of.items() if any(one is result for one in results))
+        return self.row(result).condition
 
     def of(self, condition: str, method: str | None = None, seed: int | None = None) -> list[Result]:
         """Results under ``condition``, perhaps of one method or one seed."""
@@ -443,15 +437,8 @@ class _Search:
 
     def __init__(self, plan: Plan, store: Store):
         self.plan, self.store = plan, store
+        self.runs = cache(plan.searches)
         self._known: dict[tuple[str, str], list[Result]] = {}
-        self._runs: dict[tuple[str, str], list[Run]] = {}
-
-    def runs(self, condition: str, method: str) -> list[Run]:
-        """The runs of the search that decides for ``method``, see :meth:`Plan.searches`."""
-        place = condition, method
-        if place not in self._runs:
-            self._runs[place] = self.plan.searches(*place)
-        return self._runs[place]
 
     def whole(self, condition: str) -> bool:
         """Whether the search of every method of ``condition`` is stored."""

@@ -41,9 +41,7 @@ def plan(preset: str) -> Plan:
     # and reach are those of the rotated one and of the text.
     code = dict(
         network=Network(hidden=(512, 512, 512), latent_dim=1, output="sigmoid"),
-        optimization=Optimization(
-            1001 if preset == "paper" else settings["epochs"] // 3, batch_size=50, learning_rate=1e-3
-        ),
+        optimization=Optimization(1001 if preset == "paper" else settings["epochs"] // 3, 50, learning_rate=1e-3),
         methods=RELEASED,
         recipe="released",
     )

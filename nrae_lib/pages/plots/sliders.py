@@ -160,9 +160,8 @@ def _show_slider(content, places, labels, alt, name, first):
     from IPython.display import display
 
     if counts := {len(values) for _, values in places} - {len(labels)}:
-        raise ValueError(
-            f"the slider has {len(labels)} places, but what it moves {', '.join(map(str, sorted(counts)))}"
-        )
+        found = ", ".join(map(str, sorted(counts)))
+        raise ValueError(f"the slider has {len(labels)} places, but what it moves {found}")
     # "<" could end the script element early; JSON may spell it as an escape.
     data = json.dumps({"labels": labels, "places": places}, separators=(",", ":"), ensure_ascii=False)
     data = data.replace("<", "\\u003c")
