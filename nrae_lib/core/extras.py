@@ -5,14 +5,11 @@ from types import ModuleType
 
 
 def library(module: str, package: str, need: str, extra: str) -> ModuleType:
-    """A module of ``package``, or one sentence on how to get it.
+    """A module of ``package``, or one sentence on how to get it. ImportError if the module cannot be imported.
 
     Arguments:
         need: the sentence's start, such as "FID needs".
         extra: the extra of ``nrae-lib`` that has the package.
-
-    Raises:
-        ImportError: if the module cannot be imported.
     """
     try:
         return importlib.import_module(module)

@@ -39,7 +39,8 @@ def knn_graph(points: Tensor | np.ndarray, n_neighbors: int, device: torch.devic
     A point is excluded from its own neighbours by its index, not by its distance, so duplicates of a point are
     its neighbours. Distances are those of differences in float64, and equal distances are ordered by index. Where
     float32 cannot tell the neighbours from the others (clusters very far apart, many ties), a graph takes many times
-    as long, and is the same.
+    as long, and is the same. ValueError if there are no points or no such k, a value is not finite, or distances
+    overflow.
 
     Arguments:
         points: (N, ...) of any real type, images of type uint8 as they are; an array is copied.
@@ -49,9 +50,6 @@ def knn_graph(points: Tensor | np.ndarray, n_neighbors: int, device: torch.devic
     Returns:
         (N, k) int64 indices on the device that computed. Memory beside points and result: a few blocks of 64 MiB
         (512 MiB on a GPU), never all N x N distances.
-
-    Raises:
-        ValueError: if there are no points or no such k, a value is not finite, or distances overflow.
 
     Example:
         >>> knn_graph(torch.tensor([[0.0], [1.0], [1.0], [5.0]]), 2).tolist()

@@ -55,7 +55,8 @@ def neighborhood_reconstruction(
     over the n sampled of k neighbours. The second estimates equation 3 without bias; the paper trains with the
     first, n = 1, where the neighbours together weigh λ against the centre instead of λ k. Gradients flow through
     z and z', as in the released code. Without the centre its term is dropped and the mean is over n neighbours:
-    λ is then a common factor, which Adam ignores. With n = 0 the loss is the point loss.
+    λ is then a common factor, which Adam ignores. With n = 0 the loss is the point loss. ValueError for an unknown
+    weighting, or weighting "equation" without k.
 
     Arguments:
         decoder: f, from (B, m) to (B, ...).
@@ -66,9 +67,6 @@ def neighborhood_reconstruction(
         include_center: whether the centre's own term is part of the loss.
         weighting: "sample" or "equation"; without the centre there is nothing to weigh.
         n_neighbors: k; needed by weighting "equation" only.
-
-    Raises:
-        ValueError: for an unknown weighting, or weighting "equation" without k.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"unknown weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
@@ -203,14 +201,12 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
     the entropy that the entropic autoencoder maximizes; only the first term has a gradient, which is zero between
     duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 16 or
     more dimensions it prefers a uniform to a normal distribution of the same variance. It spreads codes, and does not make
-    them normal. Kozachenko and Leonenko, *Sample Estimate of the Entropy of a Random Vector*, 1987.
+    them normal. Kozachenko and Leonenko, *Sample Estimate of the Entropy of a Random Vector*, 1987. ValueError for
+    fewer than two codes.
 
     Arguments:
         z: (n, d) codes.
         eps: added to the distances, far below them; keeps duplicates finite.
-
-    Raises:
-        ValueError: for fewer than two codes.
     """
     count, dimension = z.shape
     if count < 2:
@@ -354,10 +350,8 @@ def weight_norm(network: nn.Module) -> Tensor:
     """Weight decay as a loss: Σ w² over the weights, not the biases, of all linear and convolution layers, without ½.
 
     On the decoder it is the term of RAE-L2 and AE-L2 (Ghosh et al. 2020), on the whole network that of AEW. With a
-    parametrization, such as spectral normalization, the weights are those in use; tied weights count once.
-
-    Raises:
-        ValueError: if there is no such layer.
+    parametrization, such as spectral normalization, the weights are those in use; tied weights count once. ValueError
+    if there is no such layer.
     """
     weights = {}
     for layer in network.modules():

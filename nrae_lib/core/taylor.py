@@ -62,7 +62,8 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     single precision and round the results: near saturation 1 - s² of a rounded s would be zero.
 
     The result can be differentiated once, with respect to parameters, point and direction; a second differentiation of
-    the fast path raises an error.
+    the fast path raises an error. ValueError if the order is another, or shape, type or device of ``point`` and
+    ``direction`` do not match.
 
     Arguments:
         network: The function :math:`f`, batch in and batch out.
@@ -75,9 +76,6 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
         A :class:`Jet`: ``value`` of shape :math:`(B, ...)`; ``first`` and ``second`` of the same shape, with a leading
         :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network
         with linear output.
-
-    Raises:
-        ValueError: The order is another, or shape, type or device of ``point`` and ``direction`` do not match.
 
     Example:
         >>> point, direction = torch.tensor([[0.0]]), torch.tensor([[2.0]])

@@ -167,14 +167,12 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
     """The paper's split of the set, cut to the images that are there, as options of the data set ``name``.
 
     If there are fewer images than the paper used, the test images are cut first. They keep at least a quarter of all;
-    beyond that, training and validation images are cut in proportion.
+    beyond that, training and validation images are cut in proportion. ValueError, FileNotFoundError for an unknown
+    name, size, source or key of ``most``; if the official set is not there.
 
     Arguments:
         size, source: "S" or "L"; "official" or "stand_in".
         most: upper bound on every number, or on those named ``n_train``, ``n_validation``, ``n_test``.
-
-    Raises:
-        ValueError, FileNotFoundError: for an unknown name, size, source or key of ``most``; if the official set is not there.
 
     Example:
         >>> sizes("mnist", "S", "stand_in", most={"n_train": 1000})
@@ -204,10 +202,8 @@ def image_data(
     Without noise the images are uint8 and do not depend on the seed. With noise they are float32 in [0, 1] plus normal
     noise of standard deviation ``noise``, drawn once from the seed and clipped nowhere (paper, Table 2); ``train_clean``
     and ``test`` are without it, ``test_noisy`` has it, and there is no validation part, since this setting has no clean
-    images to stop by. ``n_validation`` images are left out all the same.
-
-    Raises:
-        ValueError: if the set has fewer images than asked for; :func:`sizes` gives numbers that fit.
+    images to stop by. ``n_validation`` images are left out all the same. ValueError if the set has fewer images than
+    asked for; :func:`sizes` gives numbers that fit.
     """
     images = images_of(name, source)
     check_options(2, noise, n_train=n_train)

@@ -54,8 +54,7 @@ class Dataset:
     def between(self) -> "Dataset":
         """This data with those of its test points that lie between the outermost training points; others are ``beyond``.
 
-        Raises:
-            ValueError: if fewer than two points lie between.
+        ValueError if fewer than two points lie between.
         """
         low, high = self.train_position.min(), self.train_position.max()
         inside = (self.test_position >= low) & (self.test_position <= high)

@@ -20,12 +20,11 @@ _BOX = "border-left:4px solid {colour};background:rgba(128,128,128,.1);padding:.
 def provenance(results, already_stored=None):
     """Display where a page's numbers come from: devices, time, seeds, versions, commits, data fingerprints.
 
+    ValueError if there are no results.
+
     Arguments:
         results: objects with run, seconds, steps_per_second and provenance (`nrae_lib.runs.Result`).
         already_stored: how many of them were read rather than computed for this page; left out when None.
-
-    Raises:
-        ValueError: there are no results.
     """
     results = list(results)
     if not results:
@@ -82,11 +81,10 @@ _VERDICTS = {
 def verdicts(items):
     """Display one box per claim of the paper: the claim, what was found, and by which preset.
 
+    ValueError for an unknown status.
+
     Arguments:
         items: objects with claim (identifier, paper, section, text), condition, status, statistics and preset.
-
-    Raises:
-        ValueError: an unknown status.
     """
     boxes = []
     for item in items:
@@ -115,12 +113,11 @@ def banner(text):
 def download(frame, filename):
     """Display a link that saves a DataFrame as CSV; the data are in the link, nothing is written to disk.
 
+    ValueError for any other file name.
+
     Arguments:
         frame: DataFrame; its index is saved only if it has a name or is not just 0, 1, 2, ...
         filename: a plain name ending in .csv.
-
-    Raises:
-        ValueError: any other file name.
     """
     if not filename.endswith(".csv") or any(sign in filename for sign in '/\\:*?"<>|'):
         raise ValueError(f"{filename!r} is not a plain file name ending in .csv")

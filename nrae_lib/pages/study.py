@@ -107,12 +107,11 @@ def _banner_text(study):
 def spot_check_text(checked):
     """What the runs of now say about their committed twins.
 
+    RuntimeError if a twin that was trained on the same kind of machine (processor or GPU, threads, version of torch)
+    has other numbers.
+
     Arguments:
         checked: pairs of a result and its committed twin.
-
-    Raises:
-        RuntimeError: a twin that was trained on the same kind of machine (processor or GPU, threads, version of torch) has
-            other numbers.
     """
     if not checked:
         return ""

@@ -165,10 +165,7 @@ def clock(device: str) -> float:
 
 def take_turns(turns: dict, rounds: int) -> pandas.DataFrame:
     """Seconds that the functions of ``turns`` return, one row per round and one column per name: everyone takes one turn
-    per round, in an order drawn for each. A round that does not count comes first.
-
-    Raises:
-        ValueError: for fewer than one round.
+    per round, in an order drawn for each. A round that does not count comes first. ValueError for fewer than one round.
     """
     import pandas
 

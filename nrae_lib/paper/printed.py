@@ -31,12 +31,11 @@ class Value:
 def values(paper: str, table: str, dataset: str, size: str = "") -> tuple[Value, ...]:
     """The numbers of one table, in its order.
 
+    ValueError for an unknown paper, or a table that has no such rows, naming the valid choices.
+
     Arguments:
         paper: "nrae", "iae" or "eae".
         table, dataset, size: as in the first columns of the paper's csv file, for example "table1", "sine", "".
-
-    Raises:
-        ValueError: for an unknown paper, or a table that has no such rows, naming the valid choices.
     """
     if paper not in PAPERS:
         raise ValueError(f"unknown paper {paper!r}: choose one of {', '.join(PAPERS)}")

@@ -26,15 +26,14 @@ def evaluate(
 ) -> dict[str, float]:
     """The metrics that ``function`` gives for the trained model of ``run``: read where stored, else computed and stored.
 
+    ValueError if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
+
     Arguments:
         run: one whose results are kept with weights (``views.WITH_WEIGHTS``).
         name: of the measure; with the run and ``options`` it identifies the evaluation. Give a measure whose meaning has
             changed another name.
         function: ``(model, data, **options) -> metrics``; the model is in evaluation mode, on ``device``.
         options: plain data (numbers, texts, lists).
-
-    Raises:
-        ValueError: if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
     """
     found = stored(run, name, store, options)
     if found is not None:

@@ -189,13 +189,11 @@ def stored(runs: Iterable[Run], store: Store) -> list[Result]:
 def choose(results: Iterable[Result], criterion: str | Callable = "test_mse") -> dict[str, dict]:
     """method -> its options with the lowest mean of ``criterion`` over the held-out seeds of a search.
 
-    Methods without results are absent; the first of equal candidates wins.
+    Methods without results are absent; the first of equal candidates wins. ValueError if the candidates of a method
+    were not tried on the same seeds.
 
     Arguments:
         criterion: a metric, or a function of the metrics that gives a tuple of numbers, of which later ones decide ties.
-
-    Raises:
-        ValueError: if the candidates of a method were not tried on the same seeds.
     """
     score = criterion if callable(criterion) else lambda metrics: (metrics[criterion],)
     tried: dict[str, dict[str, dict[int, tuple]]] = {}  # method -> candidate -> seed -> what decides

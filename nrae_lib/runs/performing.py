@@ -112,9 +112,8 @@ def frame_epochs(epochs: int) -> tuple[int, ...]:
 def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
     """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not here.
 
-    Raises:
-        ValueError: if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does not
-            repeat the stored result, which stays as it is.
+    ValueError if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does not
+    repeat the stored result, which stays as it is.
     """
     if run.keep not in WITH_WEIGHTS:
         raise ValueError(f"weights are kept for keep={' or '.join(map(repr, WITH_WEIGHTS))}, not {run.keep!r}")

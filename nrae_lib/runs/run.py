@@ -24,6 +24,8 @@ RECIPES = ("paper", "paper_elu", "released")
 class Run:
     """One training run; equal runs have equal keys, and equal keys have equal results.
 
+    ValueError for an unknown name or option, naming the valid ones.
+
     Arguments:
         data, data_options: a name from ``datasets.DATASETS`` and its options.
         method, method_options: a name from ``methods.CATALOGUE`` and its options.
@@ -35,9 +37,6 @@ class Run:
         keep: what the result holds beside its errors, a name from ``views.VIEWS``: "metrics" nothing; "figure" the
             learned curve, codes and reconstructions; "animation" also the curve during training; "images" reconstructed
             images, and the trained weights in a file beside; ...
-
-    Raises:
-        ValueError: for an unknown name or option, naming the valid ones.
     """
 
     data: str

@@ -37,6 +37,9 @@ def _listed(what: str, names: Iterable[str]) -> tuple[str, ...]:
 class Plan:
     """What one preset of a page trains; plain data.
 
+    ValueError for an unknown field of a condition, choices that are none's or made on reported seeds, names in one
+    text.
+
     Arguments:
         conditions: name -> the fields of its runs: data, data_options, network, optimization and perhaps recipe (whose
             settings these are). Also ``methods`` (by default all of the plan), ``seeds`` (in place of the plan's), ``options`` (method -> options of this
@@ -54,9 +57,6 @@ class Plan:
         search_keep: what results of the search hold.
         criterion: what decides, see :func:`nrae_lib.runs.grid.choose`: "validation_mse", or "test_mse" where the search has
             data of its own (``search_data_options``, or held-out draws), or what a figure is judged by.
-
-    Raises:
-        ValueError: for an unknown field of a condition, choices that are none's or made on reported seeds, names in one text.
     """
 
     conditions: dict[str, dict[str, Any]]

@@ -68,7 +68,8 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     Positions of a circle are angles in degrees. If they cover a full turn, the family is closed and the right code
     winds once around the circle (:func:`nrae_lib.core.measures.circular_breaks`). If they cover less, the right code runs
     along the circle without a retreat (:func:`nrae_lib.core.measures.order_breaks` of the angle, followed across the cut
-    at π) and through at most one turn.
+    at π) and through at most one turn. ValueError if the data has no positions, or the codes are neither on a line nor
+    in the plane.
 
     Returns:
         metrics on a line rank_correlation and order_breaks; on a circle circular_correlation, circular_breaks and
@@ -79,9 +80,6 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
         points in the order of the code; decoded (N, ...) uint8, their decodings in this order; breaks, the places i whose
         successor i + 1 lies beyond a discontinuity; path_code (61, m), evenly spaced codes over the training codes' range,
         and path (61, ...) uint8, their decodings.
-
-    Raises:
-        ValueError: if the data has no positions, or the codes are neither on a line nor in the plane.
     """
     if data.train_position is None or data.test_position is None:
         raise ValueError("the view 'order' needs data with positions: choose another keep for this data set")
