@@ -52,11 +52,10 @@ def neighborhood_reconstruction(
         weighting "sample" (section 2.2):  1/(n+1) [ ‖x - f(z)‖²/D + λ Σ_j ‖x'_j - F̃(x'_j; x)‖²/D ],
         weighting "equation" (equation 3): 1/(k+1) [ ‖x - f(z)‖²/D + λ (k/n) Σ_j ‖x'_j - F̃(x'_j; x)‖²/D ],
 
-    over the n sampled of k neighbours. The second estimates equation 3 without bias; the paper trains with the
-    first, n = 1, where the neighbours together weigh λ against the centre instead of λ k. Gradients flow through
-    z and z', as in the released code. Without the centre its term is dropped and the mean is over n neighbours:
-    λ is then a common factor, which Adam ignores. With n = 0 the loss is the point loss. ValueError for an unknown
-    weighting, or weighting "equation" without k.
+    over the n sampled of k neighbours. The second estimates equation 3 without bias; the paper trains with the first, n
+    = 1, where the neighbours together weigh λ against the centre instead of λ k. Gradients flow through z and z', as in
+    the released code. Without the centre its term is dropped and the mean is over n neighbours: Adam ignores λ then.
+    With n = 0 it is the point loss. ValueError for an unknown weighting, or weighting "equation" without k.
 
     Arguments:
         decoder: f, from (B, m) to (B, ...).
@@ -200,9 +199,8 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
 
     the entropy that the entropic autoencoder maximizes; only the first term has a gradient, which is zero between
     duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 16 or
-    more dimensions it prefers a uniform to a normal distribution of the same variance. It spreads codes, and does not make
-    them normal. Kozachenko and Leonenko, *Sample Estimate of the Entropy of a Random Vector*, 1987. ValueError for
-    fewer than two codes.
+    more dimensions it prefers a uniform to a normal distribution of the same variance. Kozachenko and Leonenko, *Sample
+    Estimate of the Entropy of a Random Vector*, 1987. ValueError for fewer than two codes.
 
     Arguments:
         z: (n, d) codes.
@@ -314,8 +312,7 @@ def decoder_jacobian_norm(decoder: Function, z: Tensor, normal: Function | None 
 def energy_gradient_norm(decoder: Function, z: Tensor) -> Tensor:
     """What the released code of RAE-GP penalizes: mean over batch and k of (∂ Σ_p f_p(z)² / ∂z_k)².
 
-    Not the paper's ‖J_f‖_F² (:func:`decoder_jacobian_norm`): it vanishes wherever ‖f(z)‖ is constant. The codes z (B, m)
-    have gradients too.
+    Not the paper's ‖J_f‖_F² (:func:`decoder_jacobian_norm`): it vanishes wherever ‖f(z)‖ is constant.
     """
     energy, pull = torch.func.vjp(lambda code: _squared_norm(decoder(code)), z)
     return pull(torch.ones_like(energy))[0].square().mean()
@@ -325,8 +322,7 @@ def isometry(decoder: Function, z: Tensor, normal: Function, eps: float = 1e-12)
     """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one random direction u per code.
 
     Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 6. The norm is over all D features. The codes z
-    (B, m), of any origin, are constants here: the term trains the decoder only. ``eps`` is added under the root, for a
-    finite gradient where J_f u = 0.
+    (B, m), of any origin, are constants: only the decoder is trained. ``eps`` under the root keeps gradients finite.
     """
     z = z.detach()
     return _deviation_from_one(taylor(decoder, z, _random_directions(z, normal), 1).first, eps)

@@ -61,9 +61,8 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     weights and coefficients are rounded to it, sums accumulate in single precision. Activations compute derivatives in
     single precision and round the results: near saturation 1 - s² of a rounded s would be zero.
 
-    The result can be differentiated once, with respect to parameters, point and direction; a second differentiation of
-    the fast path raises an error. ValueError if the order is another, or shape, type or device of ``point`` and
-    ``direction`` do not match.
+    The result can be differentiated once, with respect to parameters, point and direction; twice is an error.
+    ValueError if the order is another, or shape, type or device of ``point`` and ``direction`` do not match.
 
     Arguments:
         network: The function :math:`f`, batch in and batch out.
@@ -74,8 +73,7 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
 
     Returns:
         A :class:`Jet`: ``value`` of shape :math:`(B, ...)`; ``first`` and ``second`` of the same shape, with a leading
-        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network
-        with linear output.
+        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as with ReLU.
 
     Example:
         >>> point, direction = torch.tensor([[0.0]]), torch.tensor([[2.0]])

@@ -48,8 +48,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         epochs, batch_size, learning_rate: of Adam; small data need more epochs.
         method_options: the method's other options by name, such as ``{"neighbor_weight": 0.5}``; see
             ``methods.get(method).options``. Weights hold for standardized data.
-        latent: form of the code, "plain", "circular" (on the unit circle or sphere), "batchnorm", or None for the
-            method's own.
+        latent: form of the code, "plain", "circular" (on the unit circle or sphere), "batchnorm"; None: the method's.
         standardize: subtract the mean of every feature and divide by ONE standard deviation, that of all centred
             values: scaling each feature by itself would change the metric, and with it the neighbours.
         image_shape: shape of what a row holds, such as (1, 28, 28), for images that were flattened; None: (D,).

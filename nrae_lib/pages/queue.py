@@ -128,8 +128,7 @@ def _step_seconds(run: Run) -> float:
 
 
 def order(found: dict[str, Study], clock: Clock) -> list[tuple[float, str, str, list[Run], list[Run]]]:
-    """(verdicts per core-second, page, condition, runs that can begin, runs whose options are not chosen yet) of all that is not
-    through."""
+    """(verdicts per core-second, page, condition, runs that can begin, runs whose options are not chosen yet)."""
     units = []
     for page, study in found.items():
         for condition in study.plan.conditions:

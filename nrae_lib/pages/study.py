@@ -20,8 +20,7 @@ def open_study(parameters, experiment, plan, only="all", show_options=True, scal
         plan: preset -> :class:`nrae_lib.runs.Plan`.
         only: the conditions to run, separated by commas, or "all".
         show_options: whether to show the table of options.
-        scales: the presets whose results are committed, the largest first: also "reduced" where full scale is out of reach of
-            a CPU.
+        scales: the presets whose results are committed, the largest first, see :class:`nrae_lib.runs.Study`.
         choices: parameter -> what it may be, for parameters of this page alone, see `check_parameters`.
 
     Returns:
@@ -107,8 +106,7 @@ def _banner_text(study):
 def spot_check_text(checked):
     """What the runs of now say about their committed twins.
 
-    RuntimeError if a twin that was trained on the same kind of machine (processor or GPU, threads, version of torch)
-    has other numbers.
+    RuntimeError if a twin of the same kind of machine (device, threads, version of torch) has other numbers.
 
     Arguments:
         checked: pairs of a result and its committed twin.
@@ -136,8 +134,7 @@ def spot_check_text(checked):
 def close_study(study, page, frame=None, conditions=None, **tables):
     """Display the verdicts, the downloads behind a page, where its numbers come from, and the command that makes it.
 
-    Verdicts on committed results are also stored in `results/verdicts`, where the scoreboard reads them, if all methods and
-    conditions were asked for.
+    Verdicts on committed results are stored in `results/verdicts` if all methods and conditions were asked for.
 
     Arguments:
         study: what `open_study` returned.

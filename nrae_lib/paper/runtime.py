@@ -86,10 +86,9 @@ def step_frame(times: pandas.DataFrame) -> pandas.DataFrame:
 def scaling_frame(measured: dict) -> pandas.DataFrame:
     """What the claims on Figure 1 need: condition, method, seed (the round), d_growth, d_ratio, k_growth and k_exponent.
 
-    Growth is the time at the largest value over that at the smallest, for D relative to AE's at the same D. The ratio is to the
-    slowest of AE, GRAE and SPAE at the same D, where it is largest. The exponent
-    is that of k in what a step takes beyond AE's, between the two largest k. Conditions: "library"; for CAE "exact",
-    "estimate" and "full_jacobian".
+    Growth is the time at the largest value over that at the smallest, for D relative to AE's at the same D. The ratio
+    is to the slowest of AE, GRAE and SPAE at the same D, where it is largest. The exponent is that of k in what a step
+    takes beyond AE's, between the two largest k. Conditions: "library"; for CAE "exact", "estimate", "full_jacobian".
 
     Arguments:
         measured: "dimensions", "neighbors" and "full_jacobian" as :func:`nrae_lib.pages.timing.sweep` gives them.

@@ -30,8 +30,7 @@ def evaluate(
 
     Arguments:
         run: one whose results are kept with weights (``views.WITH_WEIGHTS``).
-        name: of the measure; with the run and ``options`` it identifies the evaluation. Give a measure whose meaning has
-            changed another name.
+        name: of the measure; with the run and ``options`` it identifies the evaluation; another meaning needs another.
         function: ``(model, data, **options) -> metrics``; the model is in evaluation mode, on ``device``.
         options: plain data (numbers, texts, lists).
     """

@@ -32,8 +32,7 @@ class Run:
         network, optimization: architecture and optimizer.
         seed: decides the data (points and noise), the initial weights and the order of training, by three independent
             random streams (``nrae_lib.core.points.stream``).
-        recipe: whose settings these are: "paper" (the text), "paper_elu" (the text with ELU for ReLU) or
-            "released" (the authors' code).
+        recipe: whose settings these are: "paper" (the text), "paper_elu" (with ELU) or "released" (the authors' code).
         keep: what the result holds beside its errors, a name from ``views.VIEWS``: "metrics" nothing; "figure" the
             learned curve, codes and reconstructions; "animation" also the curve during training; "images" reconstructed
             images, and the trained weights in a file beside; ...

@@ -37,8 +37,7 @@ def _listed(what: str, names: Iterable[str]) -> tuple[str, ...]:
 class Plan:
     """What one preset of a page trains; plain data.
 
-    ValueError for an unknown field of a condition, choices that are none's or made on reported seeds, names in one
-    text.
+    ValueError for an unknown field of a condition, choices that are none's or on reported seeds, names in one text.
 
     Arguments:
         conditions: name -> the fields of its runs: data, data_options, network, optimization and perhaps recipe (whose
@@ -155,8 +154,7 @@ class Study:
         preset: "smoke", "quick", "reduced" or "paper".
         names: the methods that this page was asked for; all of the plan if empty.
         only: the conditions to run; all of the plan if empty.
-        scales: the presets whose results are committed, the largest first. Without "reduced" full scale is within reach of
-            a CPU, and preset "reduced" is "paper".
+        scales: the presets whose results are committed, the largest first. Without "reduced" that preset is "paper".
         how: device, workers and cluster, see :func:`nrae_lib.runs.run_all`.
 
     Raises:
@@ -253,8 +251,7 @@ class Study:
         return frame.assign(scale=[scale for _, scale, _ in rows]) if rows else frame
 
     def _committed(self, searches: dict[str, "_Search"]) -> dict[str, tuple[str, list[Result]]]:
-        """condition -> the largest scale at which all its methods are stored, whole or not at all, and its results of the
-        methods asked for."""
+        """condition -> the largest scale at which all its methods are stored, and results of the methods asked for."""
         found = {}
         for scale, search in searches.items():
             for name in (name for name in search.plan.conditions if name in self._wanted and name not in found):

@@ -66,10 +66,9 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     """Whether the codes run along the family in the right order, on a line (m = 1) or on the unit circle (m = 2).
 
     Positions of a circle are angles in degrees. If they cover a full turn, the family is closed and the right code
-    winds once around the circle (:func:`nrae_lib.core.measures.circular_breaks`). If they cover less, the right code runs
-    along the circle without a retreat (:func:`nrae_lib.core.measures.order_breaks` of the angle, followed across the cut
-    at π) and through at most one turn. ValueError if the data has no positions, or the codes are neither on a line nor
-    in the plane.
+    winds once around the circle (:func:`nrae_lib.core.measures.circular_breaks`). If they cover less, the right code
+    runs along the circle without a retreat (:func:`nrae_lib.core.measures.order_breaks` of the angle, followed across
+    the cut at π) and through at most one turn. ValueError without positions, or if codes have more than two dimensions.
 
     Returns:
         metrics on a line rank_correlation and order_breaks; on a circle circular_correlation, circular_breaks and
