@@ -210,10 +210,8 @@ def image_data(
     check_options(1, n_test=n_test)
     check_options(0, n_validation=n_validation)
     if (asked := n_train + n_validation + n_test) > len(images):
-        raise ValueError(
-            f"{IMAGE_SETS[name].title} ({source}) has {len(images):,} images here and {asked:,} were asked for: choose smaller "
-            "n_train, n_validation, n_test, for example those of datasets.sizes"
-        )
+        found = f"{IMAGE_SETS[name].title} ({source}) has {len(images):,} images here and {asked:,} were asked for"
+        raise ValueError(f"{found}: choose smaller n_train, n_validation, n_test, for example those of datasets.sizes")
     (train, train_labels), (test, test_labels) = images.part(0, n_train), images.part(len(images) - n_test, len(images))
     labels = {"train_labels": train_labels, "test_labels": test_labels}
     if noise == 0:

@@ -71,11 +71,9 @@ def _duration(seconds):
 
 # A symbol and a word besides the colour: the verdict reads in print and to the colour-blind.
 _VERDICTS = {
-    "reproduced": ("✓", "#2f9150"),
-    "not reproduced": ("✗", "#d8432b"),
-    "inconclusive": ("?", "#b07a10"),
+    "reproduced": ("✓", "#2f9150"), "not reproduced": ("✗", "#d8432b"), "inconclusive": ("?", "#b07a10"),
     "not run": ("○", "#7d7d7d"),
-}
+}  # fmt: skip
 
 
 def verdicts(items):

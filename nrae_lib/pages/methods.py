@@ -152,7 +152,7 @@ def step_time_rows(names, times):
 
     Arguments: label -> name of the method; stored measurements, as `nrae_lib.pages.timing.stored` gives them.
     """
+    found = _ratios(times).items()
     return {
-        label: {where: f"{row[name]:.2f}" if name in row else "–" for where, row in _ratios(times).items()}
-        for label, name in names.items()
+        label: {at: f"{row[name]:.2f}" if name in row else "–" for at, row in found} for label, name in names.items()
     }

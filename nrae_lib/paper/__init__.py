@@ -65,10 +65,8 @@ def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str
             if absent := [method for method, count in counts.items() if not count]:
                 found = "not run", f"no runs of {', '.join(absent)} under this condition."
             elif (fewest := min(counts.values())) < claim.fewest:
-                found = (
-                    "inconclusive",
-                    f"{fewest} {claim.unit}(s); at least {claim.fewest} decide.{claim.rule.want(fewest)}",
-                )
+                few = f"{fewest} {claim.unit}(s); at least {claim.fewest} decide.{claim.rule.want(fewest)}"
+                found = "inconclusive", few
             else:
                 found = claim.rule(rows)
             verdicts.append(Verdict(claim, condition, preset, *found))

@@ -170,10 +170,9 @@ def check_cluster(cluster: "str | distributed.Client | None") -> None:
         return
     wrong = isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(_ADDRESS, cluster)
     if wrong or not isinstance(cluster, (str, _require("distributed").Client)):
-        raise ValueError(
-            f"unknown cluster {cluster!r}: choose the address of a Dask scheduler (such as tcp://host:8786), a "
-            "distributed.Client, 'slurm', or nothing for this machine"
-        )
+        valid = "a distributed.Client, 'slurm', or nothing for this machine"
+        address = "the address of a Dask scheduler (such as tcp://host:8786)"
+        raise ValueError(f"unknown cluster {cluster!r}: choose {address}, {valid}")
     _require("dask_jobqueue" if cluster == "slurm" else "distributed")
 
 

@@ -4,7 +4,6 @@ import math
 import platform
 import re
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -56,9 +55,8 @@ def perform(
     )  # fmt: skip
 
     parts = {"train": data.train, "test": data.test, "validation": data.validation, "beyond": data.beyond}
-    metrics = {
-        f"{name}_mse": measures.mean_squared_error(model, part) for name, part in parts.items() if part is not None
-    }
+    there = {name: part for name, part in parts.items() if part is not None}
+    metrics = {f"{name}_mse": measures.mean_squared_error(model, part) for name, part in there.items()}
     found, arrays = VIEWS[run.keep](model, data)
     metrics |= found
     if not all(map(math.isfinite, metrics.values())):
@@ -126,10 +124,9 @@ def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
             elif known.metrics == result.metrics:
                 store.put_weights(result)  # a committed result keeps its bytes: where, when and how fast it was trained
             else:
-                raise ValueError(
-                    f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers: "
-                    f"measure it on the machine that trained it ({known.provenance.get('device', 'unknown')})"
-                )
+                there = known.provenance.get("device", "unknown")
+                what = f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers"
+                raise ValueError(f"{what}: measure it on the machine that trained it ({there})")
             store.checkpoint(run).unlink(missing_ok=True)
             weights = result.weights
     model = run.objective().build(run.network, tuple(run.dataset().train.shape[1:]), run.seed)
@@ -165,14 +162,9 @@ def device_name(device: str) -> str:
 
 def environment() -> dict[str, str]:
     """Versions, threads, commit and date, for provenance."""
-    return {
-        "nrae_lib": __version__,
-        "torch": torch.__version__,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "threads": str(torch.get_num_threads()),
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
+    versions = {"nrae_lib": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    now = time.strftime("%Y-%m-%d", time.gmtime())
+    return {**versions, "threads": str(torch.get_num_threads()), "commit": _commit(), "date": now}
 
 
 @cache

@@ -356,10 +356,8 @@ class Study:
         """
         rows = self.frame if frame is None else frame
         groups = rows[rows.condition == condition].groupby("method", sort=False)[metric]
-        return {
-            name: (scale * values.mean(skipna=False), scale * values.std() if len(values) > 1 else None)
-            for name, values in groups
-        }
+        spread = {name: scale * values.std() if len(values) > 1 else None for name, values in groups}
+        return {name: (scale * values.mean(skipna=False), spread[name]) for name, values in groups}
 
     def _frame(self, results: Iterable[Result], conditions: list[str]) -> "pandas.DataFrame":
         frame = grid.frame(results)
