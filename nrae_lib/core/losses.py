@@ -225,7 +225,7 @@ def distance_to_target(z: Tensor, target: Tensor) -> Tensor:
 
 
 def barycenter_weights(x: Tensor, x_near: Tensor, ridge: float = 1e-3) -> Tensor:
-    """Weights that reconstruct each point from its neighbours, w_i = argmin_{Σ_j w_ij = 1} ‖x_i - Σ_j w_ij x_j‖².
+    """(k, B) weights that rebuild each point from its neighbours, w_i = argmin_{Σ_j w_ij = 1} ‖x_i - Σ_j w_ij x_j‖².
 
     With the local Gram matrix G_jl = (x_j - x_i)·(x_l - x_i) the solution is proportional to (G + r I)^{-1} 1. The
     ridge r = ``ridge`` · trace G (``ridge`` itself if all neighbours coincide with the point) makes it unique when
@@ -235,9 +235,6 @@ def barycenter_weights(x: Tensor, x_near: Tensor, ridge: float = 1e-3) -> Tensor
     Arguments:
         x, x_near: (B, ...) and (k, B, ...) the neighbours of every point.
         ridge: relative to the trace.
-
-    Returns:
-        (k, B) weights, which sum to one over k and may be negative. Memory: one copy of ``x_near``.
     """
     offsets = (x_near - x).flatten(2).transpose(0, 1)
     gram = offsets @ offsets.mT
@@ -368,11 +365,8 @@ def minimum_spanning_tree(distance: Tensor) -> Tensor:
     Their lengths are the death times of the 0-dimensional persistent homology of the Vietoris-Rips complex. Without
     a data-dependent branch, so it never waits for an accelerator; deterministic, ties go to the lowest index.
 
-    Arguments:
-        distance: (n, n) symmetric, finite; zero distances are edges like any other.
-
-    Returns:
-        (n - 1, 2) int64 pairs of node indices, in the order in which the tree grows. No gradient.
+    From ``distance``, (n, n) symmetric and finite, where zero distances are edges like any other, to (n - 1, 2) int64
+    pairs of node indices, in the order in which the tree grows. No gradient.
 
     Example:
         >>> minimum_spanning_tree(torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 2.0], [4.0, 2.0, 0.0]])).tolist()

@@ -14,6 +14,9 @@ from nrae_lib.pages.tables import display_markdown, table_frame, text_table
 def open_study(parameters, experiment, plan, only="all", show_options=True, scales=("paper",), **choices):
     """Check a page's parameters, choose every method's options, train what is missing; show options, search and banner.
 
+    Returns a :class:`nrae_lib.runs.Study` that has run. ValueError for a wrong parameter, naming the valid choices;
+    RuntimeError if the spot check did not repeat its committed twins on the same kind of machine.
+
     Arguments:
         parameters: the notebook's `globals()`, with preset, method, device, workers and cluster.
         experiment: folder of its committed results under `results/`.
@@ -23,12 +26,6 @@ def open_study(parameters, experiment, plan, only="all", show_options=True, scal
         scales: the presets whose results are committed, the largest first, see :class:`nrae_lib.runs.Study`.
         choices: parameter -> what it may be, for parameters of this page alone, see `check_parameters`.
 
-    Returns:
-        A :class:`nrae_lib.runs.Study` that has run.
-
-    Raises:
-        ValueError: a wrong parameter, naming the valid choices.
-        RuntimeError: the spot check did not repeat its committed twins on the same kind of machine.
     """
     from nrae_lib import runs
     from nrae_lib.core import methods
@@ -104,12 +101,9 @@ def _banner_text(study):
 
 
 def spot_check_text(checked):
-    """What the runs of now say about their committed twins.
+    """What the runs of now say about their committed twins, of pairs of both.
 
     RuntimeError if a twin of the same kind of machine (device, threads, version of torch) has other numbers.
-
-    Arguments:
-        checked: pairs of a result and its committed twin.
     """
     if not checked:
         return ""
@@ -137,15 +131,11 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     Verdicts on committed results are stored in `results/verdicts` if all methods and conditions were asked for.
 
     Arguments:
-        study: what `open_study` returned.
-        page: name of the notebook, without folder and ending.
+        study: what `open_study` returned, or a TypeError.
+        page: name of the notebook, without folder and ending; ValueError if no claim is about it.
         frame: what is judged, one row per run with its `condition`; by default the study's own.
         conditions: the values of that column that are judged, where they are not the study's conditions.
         tables: DataFrames or rows of a `comparison_table` to download, by the last part of their file names.
-
-    Raises:
-        TypeError: `study` is not what `open_study` returned.
-        ValueError: no claim is about `page`.
     """
     from nrae_lib import paper
 

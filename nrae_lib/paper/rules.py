@@ -316,9 +316,9 @@ def printed_value(printed: Value, metric: str, scale: float) -> Rule:
         limits = np.log([printed.value - margin, printed.value + margin])
         held, refuted = pvalues.within(_logarithms(found, metric)[method], *limits)
         ours, count = trimmed(found[method]), len(found[method])
-        said = f"{method}: printed {printed.value:.2f} ± {printed.error:.2f}, ours {ours.mean():.2f} ± {ours.std(ddof=1):.2f}"
-        said += f" ({len(ours)} of {count} draws); within ± {margin:.2f}: p = {held:.2g}, outside: p = {refuted:.2g}."
-        return held, refuted, said
+        theirs = f"{method}: printed {printed.value:.2f} ± {printed.error:.2f}"
+        said = f"ours {ours.mean():.2f} ± {ours.std(ddof=1):.2f} ({len(ours)} of {count} draws); within ± {margin:.2f}"
+        return held, refuted, f"{theirs}, {said}: p = {held:.2g}, outside: p = {refuted:.2g}."
 
     return Rule((method,), judge)
 
@@ -378,11 +378,9 @@ def go_together(metric: str, other: str, methods: Names) -> Rule:
 def sign(metric: str, method: str, rival: str, within: str) -> Rule:
     """Rule: ``method`` has a lower value than ``rival`` on most of the conditions (one-sided sign test over them).
 
-    Exact, so wrong in at most 5 % either way. Power at a rate of 0.9: 81 % at eight conditions.
-
-    Arguments:
-        within: the column that names the conditions, such as image sets: one row for each method and condition, since the
-            seeds of a condition are no independent evidence about others. One that knows only one of the two does not count.
+    Exact, so wrong in at most 5 % either way. Power at a rate of 0.9: 81 % at eight conditions. These stand in the
+    column ``within``, such as image sets: one row for each method and condition, since the seeds of a condition are no
+    independent evidence about others. One that knows only one of the two does not count.
     """
 
     def judge(frame):
@@ -413,11 +411,8 @@ def _by_all(needs: Names, judge: Callable, columns: dict[str, str]) -> Rule:
 def rate(methods: Names, succeed: bool, columns: dict[str, str] = _ORDERS) -> Rule:
     """Rule: each method is right on more (or fewer) than half of the seeds (exact binomial tests).
 
-    Wrong in at most 5 % either way. Power of one method that is right at a rate of 0.9: 53 % at six seeds, the fewest, and 74 %
-    at ten; the same against a claim that it is not.
-
-    Arguments:
-        columns: columns that count breaks (0: right), with what they were counted on; all must agree.
+    ``columns`` count breaks (0: right), with what they were counted on; all must agree. Wrong in at most 5 % either
+    way. Power at a rate of 0.9, for or against the claim: 53 % at six seeds, the fewest, and 74 % at ten.
     """
 
     def judge(frame, column):

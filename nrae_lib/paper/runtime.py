@@ -66,11 +66,9 @@ CLAIMS: tuple[Claim, ...] = (
 def step_frame(times: pandas.DataFrame) -> pandas.DataFrame:
     """What the claims on Table 1 need: condition, method, seed (the round), ratio and topoae_ratio.
 
+    Of ``times`` of a step, one row per round and one column per contender: a method, or "method, way to compute it".
     Condition "library" is over this library's AE, "plain" over AE as PyTorch runs it, "released" the released formulation
     over AE, both with PyTorch's default Adam. ``topoae_ratio`` is TopoAE's time over the method's.
-
-    Arguments:
-        times: of a step, one row per round and one column per contender: a method, or "method, way to compute it".
     """
     import pandas
 
@@ -86,12 +84,10 @@ def step_frame(times: pandas.DataFrame) -> pandas.DataFrame:
 def scaling_frame(measured: dict) -> pandas.DataFrame:
     """What the claims on Figure 1 need: condition, method, seed (the round), d_growth, d_ratio, k_growth and k_exponent.
 
+    ``measured`` are "dimensions", "neighbors" and "full_jacobian" as :func:`nrae_lib.pages.timing.sweep` has them.
     Growth is the time at the largest value over that at the smallest, for D relative to AE's at the same D. The ratio
     is to the slowest of AE, GRAE and SPAE at the same D, where it is largest. The exponent is that of k in what a step
     takes beyond AE's, between the two largest k. Conditions: "library"; for CAE "exact", "estimate", "full_jacobian".
-
-    Arguments:
-        measured: "dimensions", "neighbors" and "full_jacobian" as :func:`nrae_lib.pages.timing.sweep` gives them.
     """
     import pandas
 
@@ -107,9 +103,8 @@ def scaling_frame(measured: dict) -> pandas.DataFrame:
                 extra, k = np.clip(ms - times["ae"], 1e-3, None), measured[part]["values"]
                 columns["k_exponent"] = np.log(extra[-1] / extra[-2]) / np.log(k[-1] / k[-2])
             else:
-                columns["d_ratio"] = (
-                    ms / np.max([times[one] for one in ("ae", "grae", "spae") if one in times], axis=0)
-                ).max(0)
+                slowest = np.max([times[one] for one in ("ae", "grae", "spae") if one in times], axis=0)
+                columns["d_ratio"] = (ms / slowest).max(0)
                 columns["d_growth"] = ms[-1] / times["ae"][-1] / (ms[0] / times["ae"][0])
     frames = [pandas.DataFrame({"condition": c, "method": m, **columns}) for (c, m), columns in found.items()]
     return pandas.concat(frames).rename_axis("seed").reset_index()

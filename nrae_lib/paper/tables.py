@@ -32,10 +32,8 @@ def across(frame: pandas.DataFrame) -> pandas.DataFrame:
     """One row for each method and image set, its mean test error over sizes and seeds, for tests across sets.
 
     The small and the large part of a set are no independent evidence, so they count once. The error of a method that lacks
-    a run is infinite; of CAE on CELEBA, which the paper does not have, there is no row.
-
-    Returns:
-        columns condition ("all sets" everywhere), set, method, seed (the set's number) and test_mse.
+    a run is infinite; of CAE on CELEBA, which the paper does not have, there is no row. Columns: condition ("all sets"
+    everywhere), set, method, seed (the set's number) and test_mse.
     """
     runs = frame.pivot(index=["condition", "seed"], columns="method", values="test_mse").fillna(np.inf)
     means = runs.groupby(level="condition", sort=False).mean()
@@ -47,8 +45,7 @@ def across(frame: pandas.DataFrame) -> pandas.DataFrame:
 def against(frame: pandas.DataFrame) -> pandas.DataFrame:
     """NRAE trained on the small part of a set beside the baselines trained on the large one, under conditions "SVHN S against L".
 
-    Arguments:
-        frame: one row per run, with condition, method, seed and test_mse.
+    ``frame`` has one row per run, with condition, method, seed and test_mse.
     """
     names = {title(name, size): f"{title(name, 'S')} against L" for name in AGAINST for size in "SL"}
     ours = frame.method.isin(NRAE)

@@ -123,7 +123,7 @@ def perform_all(
 ) -> Iterator[tuple[Run, Result | str]]:
     """The result or the error of each of the ``missing`` runs, as it ends; arguments as in :func:`nrae_lib.runs.run_all`.
 
-    ConnectionError if no scheduler answers, or it goes away; RuntimeError if SLURM refuses all jobs, or a worker differs.
+    ConnectionError if no scheduler answers or it goes away; RuntimeError if SLURM refuses all jobs or a worker differs.
     """
     store = Store(store.folder.resolve(), store.scratch)
     topic, code, workers = f"nrae-{uuid.uuid4().hex}", code_state(), min(workers, len(missing))

@@ -29,14 +29,13 @@ def perform(
 ) -> Result:
     """Train and measure ``run``.
 
+    ValueError for a device that this machine does not have, or data too small for the method; FloatingPointError if the
+    loss or a measure of the trained model is not finite.
+
     Arguments:
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         checkpoint: see :func:`nrae_lib.core.training.fit`.
         progress: called a few times per second with the number of epochs done and of all epochs.
-
-    Raises:
-        ValueError: for a device that this machine does not have, or data too small for the method.
-        FloatingPointError: if the loss or a measure of the trained model is not finite.
     """
     device = find_device(device)
     if device.startswith("cuda"):
@@ -125,8 +124,9 @@ def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
                 store.put_weights(result)  # a committed result keeps its bytes: where, when and how fast it was trained
             else:
                 there = known.provenance.get("device", "unknown")
-                what = f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers"
-                raise ValueError(f"{what}: measure it on the machine that trained it ({there})")
+                what = f"the weights of the stored run {run.label} are not here"
+                remedy = f"measure it on the machine that trained it ({there})"
+                raise ValueError(f"{what}, and on this machine it gives other numbers: {remedy}")
             store.checkpoint(run).unlink(missing_ok=True)
             weights = result.weights
     model = run.objective().build(run.network, tuple(run.dataset().train.shape[1:]), run.seed)

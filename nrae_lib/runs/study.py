@@ -146,7 +146,8 @@ class Study:
     Presets "paper" and "reduced" search and train at that scale what is not committed yet. Preset "quick" shows the committed
     results of every condition that has them all, at the largest scale there is, and trains a spot check of them: seed 0 of a
     few methods, which must repeat its committed twins bit for bit on the same kind of machine. Other conditions, and preset
-    "smoke", train the plan of their own.
+    "smoke", train the plan of their own. ValueError for a condition that the plan does not have, naming those it has;
+    for names in one text; RuntimeError for results that are asked for before :meth:`run`.
 
     Arguments:
         experiment: folder of its committed results under ``results/``.
@@ -156,10 +157,6 @@ class Study:
         only: the conditions to run; all of the plan if empty.
         scales: the presets whose results are committed, the largest first. Without "reduced" that preset is "paper".
         how: device, workers and cluster, see :func:`nrae_lib.runs.run_all`.
-
-    Raises:
-        ValueError: for a condition that the plan does not have, naming those it has; for names in one text.
-        RuntimeError: for results that are asked for before :meth:`run`.
     """
 
     # After `run`:

@@ -6,6 +6,6 @@ from nrae_lib.core.measures.errors import mean_squared_error, per_point_error, p
 from nrae_lib.core.measures.frechet import FID_WEIGHTS, FidWeightsMissing, fid, frechet_distance, inception_features
 from nrae_lib.core.measures.likelihood import Likelihood, fit_elbo
 from nrae_lib.core.measures.order import (
-    circular_breaks, circular_correlation, grid_smoothness, neighbor_breaks, order_breaks, rank_correlation, total_turning,
-    winding_number,
+    circular_breaks, circular_correlation, grid_smoothness, neighbor_breaks, order_breaks, rank_correlation,
+    total_turning, winding_number,
 )  # fmt: skip

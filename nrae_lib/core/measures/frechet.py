@@ -73,15 +73,13 @@ def inception_features(
 
     Images are first rounded to bytes as in a PNG file, :math:`\lfloor 255 x + \tfrac12 \rfloor` in 0..255, and grey ones
     get three equal channels; the network scales them to 299 × 299 itself. Nothing is ever downloaded.
+    FidWeightsMissing, ImportError without the weights, or the package pytorch-fid; ValueError for images of another
+    shape or that are not finite, and another number of features.
 
     Arguments:
         images: (N, 3, H, W), (N, 1, H, W) or (N, H, W), with values in [0, 1], or bytes; ``block`` of them at once.
         weights: the file of weights; None: that of the environment variable NRAE_FID_WEIGHTS, or of torch hub's cache.
         dims: 2048, the last pooling layer (what FID means), or an earlier one, averaged over the image: 64, 192 or 768.
-
-    Raises:
-        FidWeightsMissing, ImportError: without the weights, or the package pytorch-fid.
-        ValueError: for images of another shape or that are not finite, and another number of features.
     """
     images = images[:, None] if images.dim() == 3 else images
     if images.dim() != 4 or images.shape[1] not in (1, 3):
