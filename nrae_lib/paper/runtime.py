@@ -29,8 +29,7 @@ CLAIMS: tuple[Claim, ...] = (
         _table1(
             f"supp-table1-ratio-{method}",
             f"An epoch of {spelled(method)}{remark} takes {ratio:#.3g} times AE's ({seconds:g} against {SECONDS['ae']:g} s).",
-            about("ratio", method, ratio), (*_LIBRARY, "released") if method in NRAE else _LIBRARY,
-        )
+            about("ratio", method, ratio), (*_LIBRARY, "released") if method in NRAE else _LIBRARY)
         for method, seconds in SECONDS.items()
         for ratio, remark in [(seconds / SECONDS["ae"], " (time quoted from its own paper)" * (method == "topoae"))]
         if method != "ae"
@@ -38,28 +37,23 @@ CLAIMS: tuple[Claim, ...] = (
     _table1(
         "supp-table1-below-topoae",
         "TopoAE takes much longer than NRAE-L and NRAE-Q: 68 against 3.13 and 4.15 s (here: longer at all).",
-        between("topoae_ratio", NRAE, low=1.0), _LIBRARY,
-    ),
+        between("topoae_ratio", NRAE, low=1.0), _LIBRARY),
     _fig1(
         "supp-fig1-cae-dimension", "CAE's time rises rapidly with the input dimension D, because of the full Jacobian "
         "(here: relative to AE's it grows by more than 25 % from the smallest to the largest D).",
-        between("d_growth", ("cae",), low=1 + MARGIN), ("exact", "estimate", "full_jacobian"),
-    ),
+        between("d_growth", ("cae",), low=1 + MARGIN), ("exact", "estimate", "full_jacobian")),
     _fig1(
         "supp-fig1-nrae-dimension", "The times of NRAE-L and NRAE-Q stay comparable with those of existing methods at "
         "every D (here: at no D more than 25 % above the slowest of the others, without CAE).",
-        between("d_ratio", NRAE, high=1 + MARGIN), ("library",),
-    ),
+        between("d_ratio", NRAE, high=1 + MARGIN), ("library",)),
     _fig1(
         "supp-fig1-spae-neighbors", "SPAE's time grows linearly with the number of neighbours k (here: the exponent of k "
         "in what a step takes beyond AE's is 1 ± 25 %).",
-        about("k_exponent", "spae", 1.0), ("library",),
-    ),
+        about("k_exponent", "spae", 1.0), ("library",)),
     _fig1(
         "supp-fig1-nrae-neighbors", "The times of NRAE-L and NRAE-Q do not depend on k (here: at the largest k they are "
         "those at the smallest, ± 25 %).",
-        between("k_growth", NRAE, 1 - MARGIN, 1 + MARGIN), ("library",),
-    ),
+        between("k_growth", NRAE, 1 - MARGIN, 1 + MARGIN), ("library",)),
 )  # fmt: skip
 
 
