@@ -61,11 +61,8 @@ def neighborhood_reconstruction(
         decoder: f, from (B, m) to (B, ...).
         z, z_near: (B, m) codes of the centres and (n, B, m) of their neighbours.
         x, x_near: (B, ...) and (n, B, ...) the data.
-        order: 0, 1 or 2.
         neighbor_weight: λ >= 0. The paper states 0 <= λ < 1, its released configurations use 2 to 100.
-        include_center: whether the centre's own term is part of the loss.
-        weighting: "sample" or "equation"; without the centre there is nothing to weigh.
-        n_neighbors: k; needed by weighting "equation" only.
+        weighting, n_neighbors: see above; k is needed by "equation" only. Without the centre there is nothing to weigh.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"unknown weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
@@ -152,12 +149,7 @@ def maximum_mean_discrepancy(z: Tensor, prior: Tensor, kernel: str = "gaussian")
         "imq": k = Σ_s C_s / (C_s + d²), C_s = 2 m s, s in {0.1, 0.2, 0.5, 1, 2, 5, 10}, for a prior of unit variance;
         Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, and its released code.
 
-    Arguments:
-        z, prior: (n, m) codes and (n', m) fresh samples of the prior.
-        kernel: "gaussian" or "imq".
-
-    Raises:
-        ValueError: for an unknown kernel, or fewer than two codes or samples.
+    ``z`` are (n, m) codes and ``prior`` (n', m) fresh samples; ValueError for another kernel, or fewer than two.
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")

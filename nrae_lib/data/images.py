@@ -79,14 +79,9 @@ def load(name: str, download: bool = False) -> Images:
     alphabet, character and file. Of CelebA, whose labels are the persons, the central 140 x 140 pixels are reduced to 64 x 64,
     as in the papers of WAE and EAE; the NRAE paper states no crop. They are kept beside the originals in a file that is mapped.
 
-    Arguments:
-        download: fetch the set with torchvision, which checks md5 sums, if nothing is there.
-
-    Raises:
-        ValueError: for an unknown name, and for files that are incomplete, truncated, corrupt or mislabelled.
-        FileNotFoundError: if nothing is there and ``download`` is off.
-        ConnectionError: if the download fails.
-        ImportError: if torchvision is needed and missing.
+    With ``download`` torchvision, which checks md5 sums, fetches a set of which nothing is there, or ConnectionError;
+    else FileNotFoundError. ValueError for an unknown name, and for files that are incomplete, truncated, corrupt or
+    mislabelled; ImportError if torchvision is needed and missing.
     """
     spec, folder = _set(name), root()
     if download and not available(name):

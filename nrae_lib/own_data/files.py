@@ -47,10 +47,9 @@ def read_points(
         labels: a column of the table, an array of the .npz file, or a .npy or .csv file with one label per point, with
             or without a header; "" for none.
 
-    Raises:
-        FileNotFoundError, ImportError: if there is nothing at ``path``, or no library that reads this kind of file.
-        ValueError: for an unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity,
-            less than two points, images that differ in size or mode, labels that are not there or not one per point.
+    FileNotFoundError, ImportError if there is nothing at ``path``, or no library that reads it; ValueError for an
+    unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity, less than two points,
+    images that differ in size or mode, labels that are not there or not one per point.
     """
     path = Path(path)
     if not path.exists():

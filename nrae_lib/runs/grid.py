@@ -69,11 +69,9 @@ def run_all(
         cluster: address of a Dask scheduler ("tcp://host:port") or a ``distributed.Client``, whose workers are all used;
             "slurm" for jobs that dask-jobqueue submits; empty or None for this machine.
 
-    Raises:
-        RunsFailed: at the end, with every run that raised, or that killed its worker again and again.
-        ValueError: for workers, a cluster or a device that cannot be.
-        OSError: if results cannot be kept in the store's folder.
-        ImportError: if Dask is needed and not there, naming the extra.
+    RunsFailed at the end, with every run that raised or killed its worker again and again; ValueError for workers, a
+    cluster or a device that cannot be; OSError if results cannot be kept in the store's folder; ImportError without
+    Dask.
     """
     check_workers(workers)
     check_cluster(cluster)

@@ -338,10 +338,8 @@ class Neighborhood(_Reconstruction):
             centre itself (E-NRAE, section 4.3), without encoding the neighbours.
         neighbor_weight: λ of the kernel (equation 4), >= 0.
         n_neighbors: k of the graph; 0 leaves the point loss.
-        neighbors_per_point: n, neighbours sampled per point and step (the paper: 1).
-        replace: draw them with replacement.
-        include_center: whether the centre itself is reconstructed too.
-        weighting: "sample" or "equation".
+        neighbors_per_point, replace: n, neighbours sampled per point and step (the paper: 1), with replacement or not.
+        include_center, weighting: whether the centre is reconstructed too; "sample" or "equation".
     """
 
     name = "neighborhood"

@@ -74,26 +74,13 @@ def style():
     """
     import matplotlib
 
-    settings = {
-        "figure.dpi": _POINTS_PER_INCH,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 13,
-        "axes.titleweight": "bold",
-        "axes.axisbelow": True,
-        "font.size": 12,
-        "xtick.labelsize": 11,
-        "ytick.labelsize": 11,
-        "grid.alpha": 0.18,
-        "grid.color": "black",
-        "legend.frameon": False,
-        "lines.solid_capstyle": "round",
-        # A curve may be off by a quarter of a pixel.
-        "path.simplify_threshold": 0.25,
-    }
-    return matplotlib.rc_context(settings)
+    return matplotlib.rc_context({
+        "figure.dpi": _POINTS_PER_INCH, "figure.facecolor": "none", "axes.facecolor": "none", "axes.spines.top": False,
+        "axes.spines.right": False, "axes.titlesize": 13, "axes.titleweight": "bold", "axes.axisbelow": True,
+        "font.size": 12, "xtick.labelsize": 11, "ytick.labelsize": 11, "grid.alpha": 0.18, "grid.color": "black",
+        "legend.frameon": False, "lines.solid_capstyle": "round",
+        "path.simplify_threshold": 0.25,  # a curve may be off by a quarter of a pixel
+    })  # fmt: skip
 
 
 def new_figure(height, number=1, columns=1, width=PAGE_WIDTH, **options):
