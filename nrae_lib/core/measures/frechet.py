@@ -53,7 +53,6 @@ def fid(reconstructions: Tensor, originals: Tensor, device: torch.device | str =
 
     :func:`frechet_distance` of the means and covariances (divided by N - 1) of :func:`inception_features`, with the
     options and errors of that function, of at least two images each. Biased upward for few images.
-
     Source: NRAE, supplement, section 2.4: "We measure the FID score with a provided model from pytorch-fid".
     """
     moments = []

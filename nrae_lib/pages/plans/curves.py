@@ -27,16 +27,12 @@ def turning(metrics: dict[str, float]) -> tuple[float]:
 
 def _plan(preset: str, conditions: dict) -> Plan:
     return Plan(
-        conditions,
-        METHODS,
-        PRESETS[preset]["seeds"],
-        keep="figure",
+        conditions, METHODS, PRESETS[preset]["seeds"], keep="figure",
         keep_first="animation",  # seed 0 also keeps the curve during training
-        search=SEARCH if preset == "paper" else {},
+        search=SEARCH if preset == "paper" else {}, search_share=0.25,
         search_seeds=HELD_OUT,  # draws that are used for nothing else
-        search_share=0.25,
         criterion="test_mse",  # on noise-free points of these draws
-    )
+    )  # fmt: skip
 
 
 def sine(preset: str) -> Plan:
