@@ -98,10 +98,8 @@ def _mean(data: Tensor) -> Tensor:
 
 
 def _without_repeats(data: Tensor, kept: int) -> Tensor:
-    """Indices of the points, of every set of equal ones only the first few: ties go to the smaller index.
-
-    Among thousands of equal points no bound could tell the nearest from the others.
-    """
+    """Indices of the points, of every set of equal ones only the first few: ties go to the smaller index. Among
+    thousands of equal points no bound could tell the nearest from the others."""
     seen, early = Counter(), []
     for block in data.split(_fitting(data, data.shape[1] * data.element_size())):
         for row in block.cpu().contiguous().view(torch.uint8).numpy():
@@ -163,10 +161,8 @@ def _factor(rows: Tensor, mean: Tensor) -> Tensor:
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``scores.topk(count)``, unsorted, with less to sort: by the largest of every group first.
-
-    The groups with the ``count`` largest maxima hold the ``count`` largest scores.
-    """
+    """``scores.topk(count)``, unsorted, with less to sort: by the largest of every group first. The groups with the
+    ``count`` largest maxima hold the ``count`` largest scores."""
     width = -(-scores.shape[1] // _GROUP)
     if width < 2 * count:
         return scores.topk(count, sorted=False)

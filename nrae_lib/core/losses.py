@@ -108,9 +108,7 @@ def relational_reconstruction(x_near: Tensor, reconstruction: Tensor, weights: T
 
 def heat_weights(squared_distance: Tensor, temperature: float) -> Tensor:
     """Heat kernel s_ij = exp(-‖x_i - x_j‖² / t) of GAE-LE (Wang et al. 2014) and Laplacian eigenmaps, between 0 and 1.
-
-    ``squared_distance``, of any shape, is summed over features; ``temperature`` t > 0 has the same unit.
-    """
+    ``squared_distance``, of any shape, is summed over features; ``temperature`` t > 0 has the same unit."""
     return torch.exp(-squared_distance / temperature)
 
 
@@ -174,10 +172,8 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 
 
 def code_norm(z: Tensor) -> Tensor:
-    """Mean over batch and latent dimensions of z², (B, m): the embedding loss of the regularized autoencoders, without ½.
-
-    Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020; reduction of the released code.
-    """
+    """Mean over batch and latent dimensions of z², (B, m): the embedding loss of the regularized autoencoders, without
+    ½. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020; reduction of the released code."""
     return z.square().mean()
 
 
@@ -299,10 +295,8 @@ def decoder_jacobian_norm(decoder: Function, z: Tensor, normal: Function | None 
 
 
 def energy_gradient_norm(decoder: Function, z: Tensor) -> Tensor:
-    """What the released code of RAE-GP penalizes: mean over batch and k of (∂ Σ_p f_p(z)² / ∂z_k)².
-
-    Not the paper's ‖J_f‖_F² (:func:`decoder_jacobian_norm`): it vanishes wherever ‖f(z)‖ is constant.
-    """
+    """What the released code of RAE-GP penalizes: mean over batch and k of (∂ Σ_p f_p(z)² / ∂z_k)². Not the paper's
+    ‖J_f‖_F² (:func:`decoder_jacobian_norm`): it vanishes wherever ‖f(z)‖ is constant."""
     energy, pull = torch.func.vjp(lambda code: _squared_norm(decoder(code)), z)
     return pull(torch.ones_like(energy))[0].square().mean()
 

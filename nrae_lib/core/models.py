@@ -15,10 +15,8 @@ ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, softplus=nn.Softplus, sigmoid=nn.Si
 
 
 def mlp(widths: tuple[int, ...], activation: str, output_activation: str = "linear") -> nn.Sequential:
-    """Fully connected network of these ``widths``, input first, such as (2, 1024, 1024, 1).
-
-    ``activation`` stands between its layers, ``output_activation`` at the end; unknown ones raise a ValueError.
-    """
+    """Fully connected network of these ``widths``, input first, such as (2, 1024, 1024, 1). ``activation`` stands
+    between its layers, ``output_activation`` at the end; unknown ones raise a ValueError."""
     layers = [nn.Linear(wide, narrow) for wide, narrow in zip(widths, widths[1:], strict=False)]
     return nn.Sequential(*_activated(layers, activation, output_activation))
 
@@ -33,10 +31,8 @@ def _activated(layers: list[nn.Module], activation: str, output_activation: str)
 
 
 class Circular(nn.Module):
-    """A code on the unit circle (m = 2) or sphere: z/‖z‖, per sample (NRAE, section 4.2, Figure 9).
-
-    Below ‖z‖ = 10⁻⁴, where the direction means nothing and its gradient 1/‖z‖ has no bound, it is 10⁴ z.
-    """
+    """A code on the unit circle (m = 2) or sphere: z/‖z‖, per sample (NRAE, section 4.2, Figure 9). Below ‖z‖ = 10⁻⁴,
+    where the direction means nothing and its gradient 1/‖z‖ has no bound, it is 10⁴ z."""
 
     def forward(self, z: Tensor) -> Tensor:
         # Not torch.norm, whose second derivative in forward mode cannot be back-propagated.

@@ -52,10 +52,8 @@ class Dataset:
         return self.train, self.test, self.validation, self.train_clean, self.test_noisy, self.beyond
 
     def between(self) -> "Dataset":
-        """This data with those of its test points that lie between the outermost training points; others are ``beyond``.
-
-        ValueError if fewer than two points lie between.
-        """
+        """This data with those of its test points that lie between the outermost training points; others are
+        ``beyond``. ValueError if fewer than two points lie between."""
         low, high = self.train_position.min(), self.train_position.max()
         inside = (self.test_position >= low) & (self.test_position <= high)
         if (count := int(inside.sum())) < 2:

@@ -149,9 +149,7 @@ HeldOut = namedtuple("HeldOut", "row_error feature_error fold_error reconstructi
 
 def held_out(model: BaseEstimator, X: np.ndarray, fold: np.ndarray, kept: Sequence[int] = ()) -> HeldOut:
     """Held-out errors (1/D) ‖x - x̂‖²: every row of X, (N, D), is reconstructed by a model fitted without its ``fold``.
-
-    ``model`` is a scikit-learn transformer with ``inverse_transform``; it is cloned, never fitted itself.
-    """
+    ``model`` is a scikit-learn transformer with ``inverse_transform``; it is cloned, never fitted itself."""
     decoded = np.empty_like(X)
     for number in range(fold.max() + 1):
         fitted = clone(model).fit(X[fold != number])

@@ -77,11 +77,8 @@ _VERDICTS = {
 
 
 def verdicts(items):
-    """Display one box per claim of the paper: the claim, what was found, and by which preset.
-
-    ``items`` have claim (identifier, paper, section, text), condition, status, statistics and preset; ValueError for an
-    unknown status.
-    """
+    """Display one box per claim of the paper: the claim, what was found, and by which preset. ``items`` have claim
+    (identifier, paper, section, text), condition, status, statistics and preset; ValueError for an unknown status."""
     boxes = []
     for item in items:
         if item.status not in _VERDICTS:

@@ -148,10 +148,8 @@ def _ratios(times):
 
 
 def step_time_rows(names, times):
-    """Rows of a table, label -> {network and device: "1.23"}, with a dash where nothing was measured.
-
-    Arguments: label -> name of the method; stored measurements, as `nrae_lib.pages.timing.stored` gives them.
-    """
+    """Rows of a table, label -> {network and device: "1.23"}, with a dash where nothing was measured. ``names`` are
+    label -> name of the method, ``times`` stored measurements, as `nrae_lib.pages.timing.stored` gives them."""
     found = _ratios(times).items()
     return {
         label: {at: f"{row[name]:.2f}" if name in row else "–" for at, row in found} for label, name in names.items()

@@ -101,10 +101,8 @@ def _banner_text(study):
 
 
 def spot_check_text(checked):
-    """What the runs of now say about their committed twins, of pairs of both.
-
-    RuntimeError if a twin of the same kind of machine (device, threads, version of torch) has other numbers.
-    """
+    """What the runs of now say about their committed twins, from pairs of both. RuntimeError if a twin of the same kind
+    of machine (device, threads, version of torch) has other numbers."""
     if not checked:
         return ""
     apart, broken = [], []

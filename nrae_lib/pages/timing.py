@@ -121,9 +121,7 @@ class _StandIns(Preparation):
 
 def turns(size: Size, contenders: dict[str, Objective], device: str = "cpu") -> dict[str, Callable[[], float]]:
     """Name -> function that takes a step (on a GPU, which works ahead of the host, twenty) and returns its seconds.
-
-    Objectives that need the same form of the network share one model. Its first step also makes Adam's moments.
-    """
+    Objectives that need the same form of the network share one model. Its first step also makes Adam's moments."""
     (network, features, batch_size), steps = size, 1 if device == "cpu" else 20
     generator = torch.Generator(device).manual_seed(0)
     data = torch.rand(_POINTS, features, generator=generator, device=device)

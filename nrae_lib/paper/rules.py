@@ -270,10 +270,8 @@ def equal(metric: str, first: str, second: str, margin: float = MARGIN) -> Rule:
 
 
 def between(metric: str, methods: Names, low: float = 0.0, high: float = float("inf")) -> Rule:
-    """Rule: for every one of ``methods`` the typical ``metric`` over rounds is above low and below high (t-tests of logarithms).
-
-    Error rates as :func:`lower`; power as :func:`equal` with two limits, as :func:`lower` with one.
-    """
+    """Rule: for every one of ``methods`` the typical ``metric`` over rounds is above low and below high (t-tests of
+    logarithms). Error rates as :func:`lower`; power as :func:`equal` with two limits, as :func:`lower` with one."""
 
     def judge(frame):
         logs = _logarithms(_of(frame, metric, *methods), metric)
@@ -428,10 +426,8 @@ def rate(methods: Names, succeed: bool, columns: dict[str, str] = _ORDERS) -> Ru
 
 
 def succeeds_where_other_fails(method: str, other: str, columns: dict[str, str] = _ORDERS) -> Rule:
-    """Rule: ``method`` is right and ``other`` wrong on more seeds than the reverse (one-sided sign test), see :func:`rate`.
-
-    Wrong in at most 5 % either way; power as :func:`rate`, of the seeds that tell the two apart.
-    """
+    """Rule: ``method`` is right and ``other`` wrong on more seeds than the reverse (one-sided sign test), see
+    :func:`rate`. Wrong in at most 5 % either way; power as :func:`rate`, of the seeds that tell the two apart."""
 
     def judge(frame, column):
         ours, theirs = (breaks == 0 for breaks in _of(frame, column, method, other).values())

@@ -43,10 +43,8 @@ def across(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def against(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """NRAE trained on the small part of a set beside the baselines trained on the large one, under conditions "SVHN S against L".
-
-    ``frame`` has one row per run, with condition, method, seed and test_mse.
-    """
+    """NRAE trained on the small part of a set beside the baselines trained on the large one, under conditions "SVHN S
+    against L". ``frame`` has one row per run, with condition, method, seed and test_mse."""
     names = {title(name, size): f"{title(name, 'S')} against L" for name in AGAINST for size in "SL"}
     ours = frame.method.isin(NRAE)
     rows = frame[(ours & frame.condition.str.endswith(" S")) | (~ours & frame.condition.str.endswith(" L"))]

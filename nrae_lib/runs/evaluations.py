@@ -49,10 +49,8 @@ def evaluate(
 
 
 def stored(run: Run, name: str, store: Store, options: dict | None = None) -> dict[str, float] | None:
-    """The stored metrics of an evaluation, see :func:`evaluate`, or None; nothing is computed.
-
-    A damaged file is reported in one sentence and counts as missing.
-    """
+    """The stored metrics of an evaluation, see :func:`evaluate`, or None; nothing is computed. A damaged file is
+    reported in one sentence and counts as missing."""
     path, content = _place(run, name, store, options)
 
     def decode(sealed: bytes) -> dict[str, float]:

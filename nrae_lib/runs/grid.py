@@ -25,11 +25,8 @@ _ADDRESS = r"(tcp|tls|ucxx?|wss?|inproc)://\S+|(\[[\da-fA-F:]+\]|[^\s:/]+):\d+"
 
 
 class RunsFailed(RuntimeError):
-    """Some runs gave no result; the results of all others are stored.
-
-    ``failures``: run -> the text of its traceback, or one sentence where there is none. The message has one line for each
-    of them, then the tracebacks.
-    """
+    """Some runs gave no result; the results of all others are stored. ``failures``: run -> the text of its traceback,
+    or one sentence where there is none. The message has one line for each of them, then the tracebacks."""
 
     def __init__(self, failures: dict[Run, str]):
         super().__init__(failures)

@@ -122,10 +122,8 @@ class Store:
 
     @contextmanager
     def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
-        """Hold the right to perform ``run``; yields False, at once, if another process has it and ``wait`` is off.
-
-        The lock belongs to the process and goes with it, however it ends.
-        """
+        """Hold the right to perform ``run``; yields False, at once, if another process has it and ``wait`` is off. The
+        lock belongs to the process and goes with it, however it ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / f".{self.name(run)}.lock", "w") as file:
             try:

@@ -347,10 +347,8 @@ class Study:
         return (rows[breaks] == 0).groupby(rows.method).sum().to_dict()
 
     def summary(self, condition: str, metric: str, scale: float = 1.0, frame: "pandas.DataFrame | None" = None) -> dict:
-        """method -> (mean, standard deviation over seeds) of ``metric`` times ``scale``; of one seed the deviation is None.
-
-        A ``frame`` with further metrics takes the place of the study's own.
-        """
+        """method -> (mean, standard deviation over seeds) of ``metric`` times ``scale``; of one seed the deviation is
+        None. A ``frame`` with further metrics takes the place of the study's own."""
         rows = self.frame if frame is None else frame
         groups = rows[rows.condition == condition].groupby("method", sort=False)[metric]
         spread = {name: scale * values.std() if len(values) > 1 else None for name, values in groups}

@@ -19,10 +19,8 @@ def _check(code: Tensor, position: Tensor) -> None:
 
 
 def rank_correlation(code: Tensor, position: Tensor) -> float:
-    """Spearman's ρ of one-dimensional codes and the true position along the curve; 1 is perfect order.
-
-    Without its sign: a latent line has no preferred direction. Ties get their mean rank; a constant code has 0.
-    """
+    """Spearman's ρ of one-dimensional codes and the true position along the curve; 1 is perfect order. Without its
+    sign: a latent line has no preferred direction. Ties get their mean rank; a constant code has 0."""
     from scipy.stats import rankdata
 
     _check(code, position)

@@ -84,10 +84,8 @@ class Objective:
         return found
 
     def configure(self, **options) -> "Objective":
-        """This objective with ``options`` (flat names) set.
-
-        ValueError for an option it does not have, naming those it has, or a value of the wrong type or range.
-        """
+        """This objective with ``options`` (flat names) set. ValueError for an option it does not have, naming those it
+        has, or a value of the wrong type or range."""
         values = self.options()
         for name in options:
             if name not in values:

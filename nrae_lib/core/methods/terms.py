@@ -173,10 +173,8 @@ def evaluate(network: nn.Module, points: Tensor) -> Tensor:
 
 @contextmanager
 def per_sample(network: nn.Module) -> Iterator[nn.Module]:
-    """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample.
-
-    In training mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong.
-    """
+    """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample. In training
+    mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     mixing = [part for part in network.modules() if isinstance(part, kinds) and part.training]
     for part in mixing:

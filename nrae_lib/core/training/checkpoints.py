@@ -19,9 +19,7 @@ stop_event = threading.Event()
 
 class Interrupted(SystemExit):
     """A training stopped because it was asked to; exit status 143, as after SIGTERM. It goes on from ``checkpoint``.
-
-    Where its state could not be ``saved`` there, an older one may be there.
-    """
+    Where its state could not be ``saved`` there, an older one may be there."""
 
     def __init__(self, checkpoint: Path, saved: bool = True):
         super().__init__(143)

@@ -27,10 +27,8 @@ def step(
     objective: Objective, batch: Batch, prepared: dict[str, Any], optimizer: torch.optim.Optimizer,
     record: Tensor | None = None, autocast: torch.autocast | None = None,
 ) -> Tensor:  # fmt: skip
-    """One step of the optimizer on one batch; returns the loss before it, detached and still on the device.
-
-    ``record`` (terms,) is given every term's contribution to the loss; ``autocast`` is the context of the forward pass.
-    """
+    """One step of the optimizer on one batch; returns the loss before it, detached and still on the device. ``record``
+    (terms,) is given every term's contribution to the loss; ``autocast`` is the context of the forward pass."""
     with autocast or nullcontext():
         loss = objective.loss(batch, prepared, record)
     optimizer.zero_grad()

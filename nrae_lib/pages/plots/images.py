@@ -11,10 +11,8 @@ _GAP = 1  # pixels of the images, between two of them
 
 
 def mosaic(images):
-    """One picture of a grid of images, separated by transparent lines of one pixel.
-
-    From (R, C, channels, H, W) uint8, one or three channels, to (R (H + 1) - 1, C (W + 1) - 1, 4) uint8 (RGBA).
-    """
+    """One picture of a grid of images, separated by transparent lines of one pixel. From (R, C, channels, H, W) uint8,
+    one or three channels, to (R (H + 1) - 1, C (W + 1) - 1, 4) uint8 (RGBA)."""
     rows, columns, _, height, width = images.shape
     picture = np.zeros((rows, height + _GAP, columns, width + _GAP, 4), np.uint8)
     picture[:, :height, :, :width, :3] = images.transpose(0, 3, 1, 4, 2)  # one channel spreads to three

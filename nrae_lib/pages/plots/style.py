@@ -43,10 +43,8 @@ def method_label(name):
 
 
 def method_colour(name):
-    """The one colour of a method on every page, as "#rrggbb".
-
-    A method outside `METHOD_COLOURS` gets a hue from its name, at a lightness that reads on white and on dark pages.
-    """
+    """The one colour of a method on every page, as "#rrggbb". A method outside `METHOD_COLOURS` gets a hue from its
+    name, at a lightness that reads on white and on dark pages."""
     if name in METHOD_COLOURS:
         return METHOD_COLOURS[name]
     import colorsys
@@ -68,10 +66,8 @@ def relative_luminance(colour):
 
 
 def style():
-    """The book's matplotlib style, for `with style(): ...` around a figure of one's own.
-
-    Lines and text are black, which `show` turns into the page's text colour.
-    """
+    """The book's matplotlib style, for `with style(): ...` around a figure of one's own. Lines and text are black,
+    which `show` turns into the page's text colour."""
     import matplotlib
 
     return matplotlib.rc_context({
@@ -113,9 +109,7 @@ def show(figure, alt, thumbnail=False):
 
 def figure_html(figure, alt):
     """The figure as `<div class="nrae-figure"><svg>`: no fixed background, black replaced by the page's text colour.
-
-    The same figure and `alt` always give the same text, so that rebuilding the book changes nothing.
-    """
+    The same figure and `alt` always give the same text, so that rebuilding the book changes nothing."""
     if not alt or not alt.strip():
         raise ValueError("alt is empty: give one sentence that says what the picture shows")
     narrow = getattr(figure, "narrow", None)

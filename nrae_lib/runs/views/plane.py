@@ -17,10 +17,8 @@ _SHOWN_CODES, _CURVATURE_CODES = 1000, 500
 
 
 class Whitened:
-    """A latent plane in coordinates in which given codes (N, 2) have mean 0 and covariance I.
-
-    The symmetric square root of the inverse covariance: of all such coordinates those that turn the codes least.
-    """
+    """A latent plane in coordinates in which given codes (N, 2) have mean 0 and covariance I. The symmetric square root
+    of the inverse covariance: of all such coordinates those that turn the codes least."""
 
     def __init__(self, codes: Tensor):
         codes = codes.double()
