@@ -251,10 +251,9 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote.
-
-        FileNotFoundError without such a file, ImportError without the package safetensors, ValueError for a file that is
-        damaged, comes from elsewhere or from a newer version of this library.
+        """The fitted estimator that :meth:`save` wrote. FileNotFoundError without such a file, ImportError without the
+        package safetensors, ValueError for a file that is damaged, comes from elsewhere or from a newer version of this
+        library.
         """
         safetensors = library("safetensors", "safetensors", "loading needs", "methods")
         if not Path(path).is_file():

@@ -25,9 +25,7 @@ _WHITE = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}  # value of white in each
 Points = namedtuple("Points", "points names labels")
 
 
-def read_points(
-    path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, labels: str = ""
-) -> Points:
+def read_points(path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, labels="") -> Points:
     """Points to train on, one per row (or per image), their names, and labels that colour them.
 
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it

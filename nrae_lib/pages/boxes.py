@@ -18,9 +18,8 @@ _BOX = "border-left:4px solid {colour};background:rgba(128,128,128,.1);padding:.
 
 
 def provenance(results, already_stored=None):
-    """Display where a page's numbers come from: devices, time, seeds, versions, commits, data fingerprints.
-
-    ValueError if there are no results.
+    """Display where a page's numbers come from: devices, time, seeds, versions, commits, data fingerprints. ValueError
+    if there are no results.
 
     Arguments:
         results: objects with run, seconds, steps_per_second and provenance (`nrae_lib.runs.Result`).
@@ -31,22 +30,20 @@ def provenance(results, already_stored=None):
         raise ValueError("there are no results: give at least one")
     # JSON keeps one number per run; the median hides the slow first run of a fresh process.
     speeds = sorted(result.steps_per_second for result in results)
-    together = sum("ensemble" in result.provenance for result in results)
     rows = {
-        "runs": f"{len(results)}" + ("" if already_stored is None else f", of which {already_stored} were stored already"),
+        "runs": f"{len(results)}"
+        + ("" if already_stored is None else f", of which {already_stored} were stored already"),
         "methods": ", ".join(method_label(name) for name in dict.fromkeys(result.run.method for result in results)),
         "seeds": _ranges({result.run.seed for result in results}),
         "training time": f"{_duration(sum(result.seconds for result in results))}, over all runs",
         "speed": f"{speeds[len(speeds) // 2]:,.0f} steps per second (median of the runs)",
-        "trained": f"{together} of {len(results)} in vectorized ensembles, which a run alone does not repeat bit for bit; to "
-        "be trained anew" if together else "",
-    }  # fmt: skip
+    }
     for name in dict.fromkeys(result.run.data for result in results):
         # Every draw of noise has its own fingerprint: ten of them say less than three and a count.
         drawn = [result for result in results if result.run.data == name]
         rows[f"data: {name}"] = _recorded(drawn, "fingerprint", "fingerprints", most=3)
     rows |= {name: _recorded(results, name, many) for name, many in _RECORDED.items()}
-    text_table({name: {"": value} for name, value in rows.items() if value}, "Where these numbers come from")
+    text_table({name: {"": value} for name, value in rows.items()}, "Where these numbers come from")
 
 
 def _recorded(results, name, many, most=1000):
@@ -104,9 +101,8 @@ def banner(text):
 
 
 def download(frame, filename):
-    """Display a link that saves a DataFrame as CSV; the data are in the link, nothing is written to disk.
-
-    ValueError for any other file name.
+    """Display a link that saves a DataFrame as CSV; the data are in the link, nothing is written to disk. ValueError
+    for any other file name.
 
     Arguments:
         frame: DataFrame; its index is saved only if it has a name or is not just 0, 1, 2, ...

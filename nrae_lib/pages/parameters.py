@@ -60,9 +60,8 @@ def _check(name, value, choice):
 
 
 def choose_methods(value, available):
-    """The methods that a page is asked for, in the order of `available`.
-
-    ValueError for an unknown name, or none at all.
+    """The methods that a page is asked for, in the order of `available`. ValueError for an unknown name, or none at
+    all.
 
     Arguments:
         value: "all", one name, or several separated by commas ("ae,nrae_q").

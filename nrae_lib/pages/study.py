@@ -115,9 +115,8 @@ def spot_check_text(checked):
     if broken:
         found = f"on the same kind of machine these runs differ from the committed ones: {'; '.join(broken)}"
         raise RuntimeError(f"the spot check failed: {found}")
-    said = (
-        f"Spot check: {len(checked)} of them were trained again now, {len(checked) - len(apart)} bit for bit the same"
-    )
+    same = len(checked) - len(apart)
+    said = f"Spot check: {len(checked)} of them were trained again now, {same} bit for bit the same"
     if apart:
         said += f", {len(apart)} (of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
     return said + "."
@@ -184,10 +183,10 @@ def two_ways(items):
     for (claim, condition), status in found.items():
         if favourable := found.get((claim, condition + FAVOURABLE)):
             says = "undecided"
-            if favourable == "reproduced":
-                says = (
-                    "holds either way" if status == favourable else "fragile: it needs options that are chosen for it"
-                )
+            if favourable == status == "reproduced":
+                says = "holds either way"
+            elif favourable == "reproduced":
+                says = "fragile: it needs options that are chosen for it"
             elif favourable == status == "not reproduced":
                 says = "fails either way"
             both = {"by the error": status, "by the figure's criterion": favourable, "the claim": says}

@@ -41,9 +41,8 @@ CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *
 
 
 def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str, ...]) -> list[Verdict]:
-    """Verdicts on all claims of ``page`` under each of ``conditions``, in the catalogue's order.
-
-    ValueError if no claim is about ``page``, or a method has two rows for one condition and seed.
+    """Verdicts on all claims of ``page`` under each of ``conditions``, in the catalogue's order. ValueError if no claim
+    is about ``page``, or a method has two rows for one condition and seed.
 
     Arguments:
         frame: one row per run, with condition, method, seed and the measures; perhaps empty. Too few seeds make a verdict

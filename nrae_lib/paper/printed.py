@@ -29,9 +29,8 @@ class Value:
 
 @cache
 def values(paper: str, table: str, dataset: str, size: str = "") -> tuple[Value, ...]:
-    """The numbers of one table, in its order.
-
-    ValueError for an unknown paper, or a table that has no such rows, naming the valid choices.
+    """The numbers of one table, in its order. ValueError for an unknown paper, or a table that has no such rows, naming
+    the valid choices.
 
     Arguments:
         paper: "nrae", "iae" or "eae".

@@ -24,9 +24,8 @@ from nrae_lib.runs.views import decode, encode
 def evaluate(
     run: Run, name: str, store: Store, function: Callable, options: dict | None = None, device: str = "auto"
 ) -> dict[str, float]:
-    """The metrics that ``function`` gives for the trained model of ``run``: read where stored, else computed and stored.
-
-    ValueError if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
+    """The metrics that ``function`` gives for the trained model of ``run``: read where stored, else computed and
+    stored. ValueError if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
 
     Arguments:
         run: one whose results are kept with weights (``views.WITH_WEIGHTS``).

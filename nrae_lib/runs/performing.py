@@ -27,10 +27,8 @@ _FRAMES, _FRAME_POINTS = 40, 128
 def perform(
     run: Run, device: str = "auto", checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Result:
-    """Train and measure ``run``.
-
-    ValueError for a device that this machine does not have, or data too small for the method; FloatingPointError if the
-    loss or a measure of the trained model is not finite.
+    """Train and measure ``run``. ValueError for a device that this machine does not have, or data too small for the
+    method; FloatingPointError if the loss or a measure of the trained model is not finite.
 
     Arguments:
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
@@ -107,10 +105,9 @@ def frame_epochs(epochs: int) -> tuple[int, ...]:
 
 
 def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
-    """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not here.
-
-    ValueError if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does not
-    repeat the stored result, which stays as it is.
+    """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not
+    here. ValueError if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does
+    not repeat the stored result, which stays as it is.
     """
     if run.keep not in WITH_WEIGHTS:
         raise ValueError(f"weights are kept for keep={' or '.join(map(repr, WITH_WEIGHTS))}, not {run.keep!r}")

@@ -114,10 +114,6 @@ class Plan:
     def _fixed(self, condition: str, method: str) -> dict[str, Any]:
         return self.fixed.get(method, {}) | self.conditions[condition].get("options", {}).get(method, {})
 
-    def criterion_of(self, condition: str) -> str | Callable:
-        """What decides between the candidates of ``condition``."""
-        return self.conditions[condition].get("criterion", self.criterion)
-
     def candidates(self, condition: str, method: str) -> list[dict[str, Any]]:
         """All combinations of the options that are searched for ``method``; empty if there is nothing to choose."""
         fixed = self._fixed(condition, method)
@@ -454,6 +450,6 @@ class _Search:
         results = self.results(condition, method)
         if not results:
             return {}
-        best = grid.choose(results, self.plan.criterion_of(condition))
+        best = grid.choose(results, self.plan.conditions[condition].get("criterion", self.plan.criterion))
         source, method = self.plan.source(condition, method)
         return {name: best[method][name] for name in self.plan.candidates(source, method)[0]}
