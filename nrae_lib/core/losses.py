@@ -87,8 +87,7 @@ def gaussian_likelihood(error: Tensor, log_sigma: Tensor) -> Tensor:
         -(1/D) log p = ½ log 2π + log s + E / (2 s²),
 
     in nats per feature; its minimum over s is at s² = E, the scalar ``error``: :func:`point_reconstruction`, or a
-    neighbourhood error (NRVAE, Lee et al., table 4). The released decoder learns s itself, which can pass through zero;
-    its logarithm cannot.
+    neighbourhood error (NRVAE, Lee et al., table 4). The released decoder learns s, which can pass through zero.
     """
     return 0.5 * log(2 * pi) + log_sigma + 0.5 * error * torch.exp(-2 * log_sigma)
 
@@ -123,10 +122,8 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 def kl_to_standard_normal(mean: Tensor, log_deviation: Tensor) -> Tensor:
     """Kullback-Leibler divergence of N(μ, diag σ²) from N(0, I), mean over the batch of ½ Σ_m (μ² + σ² - 2 log σ - 1).
-
     Kingma and Welling, *Auto-Encoding Variational Bayes*, 2014, appendix B. In nats, summed over the latent dimensions.
-    ``mean`` and ``log_deviation`` are (B, m) μ and log σ, which is half of the log variance that other codes use.
-    """
+    ``mean`` and ``log_deviation`` are (B, m) μ and log σ, which is half of the log variance that other codes use."""
     return 0.5 * (mean.square() + torch.exp(2 * log_deviation) - 2 * log_deviation - 1).sum(1).mean()
 
 
@@ -204,11 +201,9 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def distance_to_target(z: Tensor, target: Tensor) -> Tensor:
-    """Mean over batch and latent dimensions of (z - e)², both (B, m): the geometric loss of GRAE.
-
-    Duque, Morin, Wolf and Moon, *Extendable and Invertible Manifold Learning with Geometry Regularized Autoencoders*,
-    2020; reduction of the released code. The targets e are an embedding of the training points (PHATE).
-    """
+    """Mean over batch and latent dimensions of (z - e)², both (B, m): the geometric loss of GRAE. Duque, Morin, Wolf
+    and Moon, *Extendable and Invertible Manifold Learning with Geometry Regularized Autoencoders*, 2020; reduction of
+    the released code. The targets e are an embedding of the training points (PHATE)."""
     return (z - target).square().mean()
 
 
@@ -302,21 +297,17 @@ def energy_gradient_norm(decoder: Function, z: Tensor) -> Tensor:
 
 
 def isometry(decoder: Function, z: Tensor, normal: Function, eps: float = 1e-12) -> Tensor:
-    """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one random direction u per code.
-
-    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 6. The norm is over all D features. The codes z
-    (B, m), of any origin, are constants: only the decoder is trained. ``eps`` under the root keeps gradients finite.
-    """
+    """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one random direction u per code. Gropp, Atzmon
+    and Lipman, *Isometric Autoencoders*, 2020, equation 6. The norm is over all D features. The codes z (B, m), of any
+    origin, are constants: only the decoder is trained. ``eps`` under the root keeps gradients finite."""
     z = z.detach()
     return _deviation_from_one(taylor(decoder, z, _random_directions(z, normal), 1).first, eps)
 
 
 def pseudo_isometry(encoder: Function, x: Tensor, normal: Function, eps: float = 1e-12) -> Tensor:
     """Pseudo-isometry of the encoder: mean over the batch of (‖uᵀ J_g(x)‖ - 1)², one random direction u per point.
-
     Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 7: zero if J_g has orthonormal rows. ``eps`` is
-    added under the root, for a finite gradient where uᵀ J_g = 0.
-    """
+    added under the root, for a finite gradient where uᵀ J_g = 0."""
     z, pull = torch.func.vjp(encoder, x)
     return _deviation_from_one(pull(_random_directions(z, normal))[0], eps)
 
@@ -327,11 +318,8 @@ def _deviation_from_one(vectors: Tensor, eps: float) -> Tensor:
 
 def weight_norm(network: nn.Module) -> Tensor:
     """Weight decay as a loss: Σ w² over the weights, not the biases, of all linear and convolution layers, without ½.
-
     On the decoder it is the term of RAE-L2 and AE-L2 (Ghosh et al. 2020), on the whole network that of AEW. With a
-    parametrization, such as spectral normalization, the weights are those in use; tied weights count once. ValueError
-    if there is no such layer.
-    """
+    parametrization the weights are those in use; tied weights count once. ValueError without such a layer."""
     weights = {}
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):

@@ -44,11 +44,8 @@ WEIGHTS = ("free", "tied", "spectral", "spectral_decoder")
 
 
 class GaussianEncoder(nn.Module):
-    """An encoder with a Gaussian posterior: its code is the mean.
-
-    Arguments:
-        body: x -> (B, 2m), mean and log σ side by side, or (B, m) where the ``deviation`` σ is not learned.
-    """
+    """An encoder with a Gaussian posterior, whose code is the mean; ``body`` maps x to (B, 2m), mean and log σ side by
+    side, or to the mean, (B, m), where the ``deviation`` σ is not learned."""
 
     def __init__(self, body: nn.Module, deviation: float | None = None):
         super().__init__()

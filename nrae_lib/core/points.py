@@ -9,10 +9,8 @@ STREAMS = ("data", "weights", "training")
 
 def stream(seed: int, name: str) -> int:
     """The seed, 32 bits, of one of the three independent random streams that ``seed`` gives, a name from ``STREAMS``.
-
     Generators that all start from ``seed`` itself draw the same numbers: noise of images would equal initial weights.
-    ValueError if ``seed`` is no whole number of at least 0.
-    """
+    ValueError if ``seed`` is no whole number of at least 0."""
     try:
         children = np.random.SeedSequence(seed).spawn(len(STREAMS))
     except (TypeError, ValueError) as error:

@@ -35,11 +35,9 @@ class Jet(NamedTuple):
     second: Tensor | None
 
     def expansion(self) -> Tensor:
-        r"""The Taylor polynomial at the end of the direction, :math:`f(z) + J_f(z) v + \tfrac12 v^\top H_f(z) v`.
-
-        This is the local approximation :math:`\tilde F` of NRAE with :math:`v = z' - z`: linear (NRAE-L) for a jet of
-        order 1, quadratic (NRAE-Q) for order 2. Shape: that of ``first``, or of ``value`` at order 0.
-        """
+        r"""The Taylor polynomial at the end of the direction, :math:`f(z) + J_f(z) v + \tfrac12 v^\top H_f(z) v`. This
+        is the local approximation :math:`\tilde F` of NRAE with :math:`v = z' - z`: linear (NRAE-L) for a jet of order
+        1, quadratic (NRAE-Q) for order 2. Shape: that of ``first``, or of ``value`` at order 0."""
         total = self.value
         if self.first is not None:
             total = total + self.first
@@ -156,11 +154,9 @@ def _by_torch_func(layer: Callable, value: Tensor, first: Tensor, second: Tensor
 
 
 class _Chain(torch.autograd.Function):
-    """A run of fast layers as one node of the graph: no other graph is recorded, every buffer in between is ours.
-
-    The coefficients are stacked as (1 + n, B, ...) or, once a second one exists, (1 + 2n, B, ...). A rule maps such a
-    stack to the next one and says what its backward needs; ``weights`` are the tensors that it learns.
-    """
+    """A run of fast layers as one node of the graph: no other graph is recorded, every buffer in between is ours. The
+    coefficients are stacked as (1 + n, B, ...) or, once a second one exists, (1 + 2n, B, ...). A rule maps such a stack
+    to the next one and says what its backward needs; ``weights`` are the tensors that it learns."""
 
     @staticmethod
     def forward(ctx, rules, value, first, second, *weights):

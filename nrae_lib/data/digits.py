@@ -58,8 +58,7 @@ def rotated_digit(
         source: "official" or "stand_in" MNIST.
         digit, index: the image is the ``index``-th (from 0) training image of ``digit``; ValueError if there is none.
         scale: of the digit, before it turns.
-        interpolation: "nearest", the default of torchvision's affine transformation, which the supplement names and the
-            released code leaves as it is, or "bilinear".
+        interpolation: "nearest", the default of torchvision's affine, which the supplement names, or "bilinear".
     """
     check_options(count=count, n_test=n_test)
     rotated = _placed(interpolation, scale)

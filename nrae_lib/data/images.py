@@ -103,11 +103,9 @@ def _load(name: str, folder: Path) -> Images:
 
 @lru_cache(maxsize=2)
 def stand_in(name: str) -> Images:
-    """Real images that come with scikit-learn, in the shape of the set ``name``; the last quarter tests.
-
-    For the grey sets 1,797 handwritten digits of 8 x 8 pixels, enlarged to 28 x 28; labels are the digits. For the colour sets
-    6,000 random patches of two photographs, whose right quarter only the test patches show; labels are the photographs.
-    """
+    """Real images that come with scikit-learn, in the shape of the set ``name``; the last quarter tests. For the grey
+    sets 1,797 handwritten digits of 8 x 8 pixels, enlarged to 28 x 28; labels are the digits. For the colour sets 6,000
+    random patches of two photographs, whose right quarter only the test patches show; labels are the photographs."""
     from sklearn.datasets import load_digits, load_sample_images
 
     channels, height, width = _set(name).shape

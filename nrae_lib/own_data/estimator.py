@@ -228,11 +228,9 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             self.model_ = _built(self._recipe, weights)[1].eval().requires_grad_(False)
 
     def save(self, path):
-        """Write the fitted estimator to one file, from which :meth:`load` gives the same numbers bit for bit.
-
-        The file is in the safetensors format (ImportError without that package), holds no code, and is written
-        atomically. A ``RandomState`` is stored as the seed drawn from it; densities are fitted again when needed.
-        """
+        """Write the fitted estimator to one file, from which :meth:`load` gives the same numbers bit for bit. The file
+        is in the safetensors format (ImportError without that package), holds no code, and is written atomically. A
+        ``RandomState`` is stored as the seed drawn from it; densities are fitted again when needed."""
         check_is_fitted(self, "model_")
         safetensors_torch = library("safetensors.torch", "safetensors", "saving needs", "methods")
         params = self.get_params(deep=False) | {"device": str(self.device)}
@@ -251,9 +249,8 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote. FileNotFoundError without such a file, ImportError without the
-        package safetensors, ValueError for a file that is damaged, comes from elsewhere or from a newer version of this
-        library.
+        """The fitted estimator that :meth:`save` wrote. FileNotFoundError without such a file, ImportError without
+        safetensors, ValueError for a file that is damaged, from elsewhere or from a newer version.
         """
         safetensors = library("safetensors", "safetensors", "loading needs", "methods")
         if not Path(path).is_file():

@@ -42,8 +42,7 @@ def read_points(path: str | Path, key: str | None = None, columns: Sequence[str]
     Arguments:
         key: the array of an .npz file that holds the points.
         columns: the columns of a table to use, in this order; None: all but ``labels``.
-        labels: a column of the table, an array of the .npz file, or a .npy or .csv file with one label per point, with
-            or without a header; "" for none.
+        labels: a column of the table, an array of the .npz file, or a .npy or .csv file, one per point; "" for none.
 
     FileNotFoundError, ImportError if there is nothing at ``path``, or no library that reads it; ValueError for an
     unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity, less than two points,

@@ -16,10 +16,8 @@ _MARKS = re.compile(
 
 def loss_formula(objective):
     r"""The loss of an `nrae_lib.core.methods.Objective` in LaTeX, one term per line, with the coefficients used here.
-
-    Reconstruction plus every penalty with its coefficient λ, divided by D where the penalty is ``summed``; below, what the
-    symbols of the reconstruction mean.
-    """
+    Reconstruction plus every penalty with its coefficient λ, divided by D where the penalty is ``summed``; below, what
+    the symbols of the reconstruction mean."""
     lines = [r"\mathcal L={}&" + error_formula(objective.reconstruction)]
     for penalty in objective.penalties:
         weight = rf"\lambda_{{\text{{{penalty.weight_option.removesuffix('_weight').replace('_', ' ')}}}}}"

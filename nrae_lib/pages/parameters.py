@@ -60,12 +60,9 @@ def _check(name, value, choice):
 
 
 def choose_methods(value, available):
-    """The methods that a page is asked for, in the order of `available`. ValueError for an unknown name, or none at
-    all.
+    """The methods that a page is asked for, in the order of `available`. ValueError for an unknown name, or none.
 
-    Arguments:
-        value: "all", one name, or several separated by commas ("ae,nrae_q").
-        available: all names, in the order in which the page shows them.
+    `value` is "all", one name, or several separated by commas ("ae,nrae_q"); `available` are all names of the page.
     """
     available = list(available)
     valid = f"the methods are: {', '.join(available)}, or 'all'"

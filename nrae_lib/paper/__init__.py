@@ -44,9 +44,8 @@ def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str
     """Verdicts on all claims of ``page`` under each of ``conditions``, in the catalogue's order. ValueError if no claim
     is about ``page``, or a method has two rows for one condition and seed.
 
-    Arguments:
-        frame: one row per run, with condition, method, seed and the measures; perhaps empty. Too few seeds make a verdict
-            "inconclusive", missing methods or runs "not run".
+    ``frame`` has one row per run, with condition, method, seed and the measures; it may be empty. Too few seeds make a
+    verdict "inconclusive", missing methods or runs "not run".
     """
     claims = [claim for claim in CLAIMS if claim.page == page]
     if not claims:

@@ -249,11 +249,9 @@ def steady(value: str, margins: dict[str, float]) -> Rule:
 
 
 def equal(metric: str, first: str, second: str, margin: float = MARGIN) -> Rule:
-    """Rule: ``first`` and ``second`` differ by less than ``margin``, a fraction, on a typical seed (paired t-tests of logarithms).
-
-    Wrong in at most 5 % either way, as :func:`lower`. Power where they do not differ and the margin is two deviations of the
-    logarithm of their ratio: 95 % at five, 100 % at ten seeds.
-    """
+    """Rule: ``first`` and ``second`` differ by less than ``margin``, a fraction, on a typical seed (paired t-tests of
+    logarithms). Wrong in at most 5 % either way, as :func:`lower`. Power where they do not differ and the margin is two
+    deviations of the logarithm of their ratio: 95 % at five, 100 % at ten seeds."""
 
     def judge(frame):
         found = _of(frame, metric, first, second)
@@ -357,11 +355,9 @@ def relative_error_below(metric: str, methods: Names, limit: float) -> Rule:
 
 
 def go_together(metric: str, other: str, methods: Names) -> Rule:
-    """Rule: of ``methods``, one with a lower ``metric`` has a higher ``other`` (exact one-sided test of Kendall's τ of their means).
-
-    The methods are the evidence, as seeds say nothing about other methods: power does not grow with them. Exact, so wrong in at
-    most 5 % either way; eight methods need τ of -0.57 or below.
-    """
+    """Rule: of ``methods``, one with a lower ``metric`` has a higher ``other`` (exact one-sided test of Kendall's τ of
+    their means). The methods are the evidence, as seeds say nothing about other methods: power does not grow with them.
+    Exact, so wrong in at most 5 % either way; eight methods need τ of -0.57 or below."""
 
     def judge(frame):
         means = [[each.mean() for each in _of(frame, name, *methods).values()] for name in (metric, other)]
@@ -407,11 +403,9 @@ def _by_all(needs: Names, judge: Callable, columns: dict[str, str]) -> Rule:
 
 
 def rate(methods: Names, succeed: bool, columns: dict[str, str] = _ORDERS) -> Rule:
-    """Rule: each method is right on more (or fewer) than half of the seeds (exact binomial tests).
-
-    ``columns`` count breaks (0: right), with what they were counted on; all must agree. Wrong in at most 5 % either
-    way. Power at a rate of 0.9, for or against the claim: 53 % at six seeds, the fewest, and 74 % at ten.
-    """
+    """Rule: each method is right on more (or fewer) than half of the seeds (exact binomial tests). ``columns`` count
+    breaks (0: right), with what they were counted on; all must agree. Wrong in at most 5 % either way. Power at a rate
+    of 0.9, for or against the claim: 53 % at six seeds, the fewest, and 74 % at ten."""
 
     def judge(frame, column):
         parts, tests = [], []

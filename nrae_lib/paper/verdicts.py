@@ -1,5 +1,4 @@
-"""A claim, the verdict on it, and a file of each page's verdicts on committed runs, for the scoreboard: every build of the page
-judges these runs again and writes it."""
+"""A claim, the verdict on it, and a file of each page's verdicts on committed runs, which its build writes."""
 
 import json
 from collections.abc import Iterable

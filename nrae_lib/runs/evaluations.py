@@ -62,11 +62,8 @@ def stored(run: Run, name: str, store: Store, options: dict | None = None) -> di
 
 
 def reconstruction_fid(model: nn.Module, data: Dataset, **options) -> dict[str, float]:
-    """FID of the reconstructed test images and the test images (NRAE, supplement, Table 2).
-
-    Arguments:
-        options: of :func:`nrae_lib.core.measures.fid`, such as ``dims``, which also says what is raised.
-    """
+    """FID of the reconstructed test images and the test images (NRAE, supplement, Table 2); ``options`` and errors are
+    those of :func:`nrae_lib.core.measures.fid`."""
     reconstructed = decode(model, encode(model, data.test), data.test[0].numel())
     return {"fid": measures.fid(reconstructed, data.test, next(model.parameters()).device, **options)}
 

@@ -67,8 +67,7 @@ def run_all(
             "slurm" for jobs that dask-jobqueue submits; empty or None for this machine.
 
     RunsFailed at the end, with every run that raised or killed its worker again and again; ValueError for workers, a
-    cluster or a device that cannot be; OSError if results cannot be kept in the store's folder; ImportError without
-    Dask.
+    cluster or a device that cannot be; OSError if the folder cannot keep results; ImportError without Dask.
     """
     check_workers(workers)
     check_cluster(cluster)
@@ -183,8 +182,7 @@ def stored(runs: Iterable[Run], store: Store) -> list[Result]:
 def choose(results: Iterable[Result], criterion: str | Callable = "test_mse") -> dict[str, dict]:
     """method -> its options with the lowest mean of ``criterion`` over the held-out seeds of a search.
 
-    Methods without results are absent; the first of equal candidates wins. ValueError if the candidates of a method
-    were not tried on the same seeds.
+    Methods without results are absent; the first of equal candidates wins. ValueError if their seeds differ.
 
     Arguments:
         criterion: a metric, or a function of the metrics that gives a tuple of numbers, of which later ones decide ties.

@@ -39,8 +39,7 @@ class Method:
         return tuple(self.objective.options())
 
     def configure(self, **options) -> Objective:
-        """The objective with ``options`` set. ValueError for an option this method does not have, naming those it has,
-        or a value out of range."""
+        """The objective with ``options`` set. ValueError for an option it does not have or a value out of range."""
         try:
             return self.objective.configure(**options)
         except ValueError as error:

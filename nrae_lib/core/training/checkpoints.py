@@ -33,10 +33,8 @@ class Interrupted(SystemExit):
 @contextmanager
 def stop_on_sigterm(wanted: bool) -> Iterator[None]:
     """SIGTERM, which schedulers send some time before they kill, sets :data:`stop_event` instead of ending the process.
-
     Only in the main thread, where alone Python lets a handler be set. If the signal comes too late for the training to
-    stop, or while it fails, the process ends by it afterwards.
-    """
+    stop, or while it fails, the process ends by it afterwards."""
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -12,11 +12,8 @@ _WARM_UP = 3  # steps before a capture, in which libraries choose their kernels 
 
 
 class Diverged(FloatingPointError):
-    """The loss or the weights are no longer finite, or the loss exploded.
-
-    In ``epoch`` and ``step``, counted from 1, the ``term`` of this name broke first; None if only the weights tell.
-    ``checkpoint`` is the last good one, or None.
-    """
+    """The loss or the weights are no longer finite, or the loss exploded. In ``epoch`` and ``step``, counted from 1,
+    the ``term`` broke first; None if only the weights tell. ``checkpoint`` is the last good one, or None."""
 
     def __init__(self, message: str, epoch=None, step=None, term=None, checkpoint=None):
         super().__init__(message)

@@ -58,11 +58,9 @@ def image_rows(rows, breaks=None, notes=None):
 
 
 def best_and_worst(rows, notes):
-    """For each method the images with the smallest and the largest error, each above its reconstruction.
-
-    ``rows`` are method -> {"best": (originals, reconstructions), "worst": (originals, reconstructions)}, each
-    (N, channels, H, W) uint8; ``notes`` are method -> {"best": text, "worst": text} under the images.
-    """
+    """For each method the images with the smallest and the largest error, each above its reconstruction. ``rows`` are
+    method -> {"best": (originals, reconstructions), "worst": (originals, reconstructions)}, each (N, channels, H, W)
+    uint8; ``notes`` are method -> {"best": text, "worst": text} under the images."""
     count = len(next(iter(not_empty(rows).values()))["best"][0])
     with style():
         height = len(rows) * (2 * 0.42 * PAGE_WIDTH / count + 20) + 30

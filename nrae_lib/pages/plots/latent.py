@@ -62,10 +62,8 @@ def code_planes(panels):
 
 def latent_grids(panels):
     """Figure 5 of the paper: images decoded from a regular grid of each latent space, one picture per method.
-
     ``panels`` are title -> {"grid": (R, C, channels, H, W) uint8, "near": (R, C) bool, "note": str, optional}. Images
-    where ``near`` is False, away from the data, are pale.
-    """
+    where ``near`` is False, away from the data, are pale."""
 
     def draw(axis, panel):
         (*size, _, height, width), near = np.shape(panel["grid"]), np.asarray(panel["near"])
