@@ -155,7 +155,7 @@ class Objective:
         return ("reconstruction", *(penalty.name for penalty in self.penalties if penalty.weight))
 
     def loss(self, batch: Batch, prepared: dict[str, Any], record: Tensor | None = None) -> Tensor:
-        """The loss of one batch, a scalar; a ``record`` of one place per term of :attr:`computed` takes their shares."""
+        """The loss of one batch, a scalar; a ``record``, one place per term of :attr:`computed`, takes their shares."""
         first, *others = parts = list(self.weighted(batch, prepared).values())
         if record is not None:
             record.copy_(torch.stack([part.detach() for part in parts]))
