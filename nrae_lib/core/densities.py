@@ -221,19 +221,15 @@ class SecondStage(Density):
         raise NotImplementedError("the second stage can be sampled, but its log density has no closed form")
 
 
-DENSITIES: dict[str, type[Density]] = dict(
-    isotropic=Isotropic, gaussian=Gaussian, gmm=GaussianMixture, realnvp=RealNVP, second_stage=SecondStage
-)
+DENSITIES = dict(isotropic=Isotropic, gaussian=Gaussian, gmm=GaussianMixture, realnvp=RealNVP, second_stage=SecondStage)
 
 
 def fit(name: str, codes: Tensor, seed: int, **options) -> Density:
     """The density ``name`` of ``DENSITIES``, fitted to codes (N, m).
 
-    The same seed gives the same, bit for bit on the CPU. ``options`` are its fields, such as ``components=5`` for "gmm".
-
-    Raises:
-        ImportError: for "realnvp" without the package zuko.
-        ValueError: for an unknown name or option, codes that do not suffice or are not finite, and if training diverges.
+    The same seed gives the same, bit for bit on the CPU. ``options`` are its fields, such as ``components=5`` for
+    "gmm". ImportError for "realnvp" without the package zuko; ValueError for an unknown name or option, codes that do
+    not suffice or are not finite, and if training diverges.
 
     Example:
         >>> density = fit("gaussian", torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0]]), seed=0)

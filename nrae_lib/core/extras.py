@@ -5,15 +5,8 @@ from types import ModuleType
 
 
 def library(module: str, package: str, need: str, extra: str) -> ModuleType:
-    """A module of ``package``, or one sentence on how to get it.
-
-    Arguments:
-        need: the sentence's start, such as "FID needs".
-        extra: the extra of ``nrae-lib`` that has the package.
-
-    Raises:
-        ImportError: if the module cannot be imported.
-    """
+    """A module of ``package``; where it cannot be imported, an ImportError that begins with the ``need``, such as "FID
+    needs", and names the ``extra`` of ``nrae-lib`` that has the package."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

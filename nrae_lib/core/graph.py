@@ -2,8 +2,7 @@
 
 Most of the work is one matrix product in float32, ‖a‖² + ‖b‖² - 2 a·b for blocks of points. Its rounding can reorder
 neighbours, so it only proposes candidates: these are ranked by differences in float64, and a bound of the rounding
-error certifies that no other point can be among the k nearest. Rows without that certificate are done again by
-differences to all points.
+error certifies that no other point can be among the k nearest. Other rows are done again by differences to all points.
 
 References:
     Lee, Kwon and Park, *Neighborhood Reconstructing Autoencoders*, NeurIPS 2021, section 2.2.
@@ -36,10 +35,10 @@ _ROUNDING, _SUMMING = 2**-22, 2**-24
 def knn_graph(points: Tensor | np.ndarray, n_neighbors: int, device: torch.device | str | None = None) -> Tensor:
     """Indices of the k nearest other points of every point, nearest first (Euclidean, exact).
 
-    A point is excluded from its own neighbours by its index, not by its distance, so duplicates of a point are
-    its neighbours. Distances are those of differences in float64, and equal distances are ordered by index. Where
-    float32 cannot tell the neighbours from the others (clusters very far apart, many ties), a graph takes many times
-    as long, and is the same.
+    A point is excluded from its own neighbours by its index, not by its distance, so duplicates of a point are its
+    neighbours. Distances are those of differences in float64, and equal distances are ordered by index. Where float32
+    cannot tell the neighbours from the others (clusters very far apart, many ties), a graph takes many times as long.
+    ValueError if there are no points or no such k, a value is not finite, or distances overflow.
 
     Arguments:
         points: (N, ...) of any real type, images of type uint8 as they are; an array is copied.
@@ -47,11 +46,7 @@ def knn_graph(points: Tensor | np.ndarray, n_neighbors: int, device: torch.devic
         device: where to compute (default: where the points are).
 
     Returns:
-        (N, k) int64 indices on the device that computed. Memory beside points and result: a few blocks of 64 MiB
-        (512 MiB on a GPU), never all N x N distances.
-
-    Raises:
-        ValueError: if there are no points or no such k, a value is not finite, or distances overflow.
+        (N, k) int64 indices on the device that computed. Memory beside: a few blocks of 64 MiB (512 on a GPU).
 
     Example:
         >>> knn_graph(torch.tensor([[0.0], [1.0], [1.0], [5.0]]), 2).tolist()
@@ -103,10 +98,8 @@ def _mean(data: Tensor) -> Tensor:
 
 
 def _without_repeats(data: Tensor, kept: int) -> Tensor:
-    """Indices of the points, of every set of equal ones only the first few: ties go to the smaller index.
-
-    Among thousands of equal points no bound could tell the nearest from the others.
-    """
+    """Indices of the points, of every set of equal ones only the first few: ties go to the smaller index. Among
+    thousands of equal points no bound could tell the nearest from the others."""
     seen, early = Counter(), []
     for block in data.split(_fitting(data, data.shape[1] * data.element_size())):
         for row in block.cpu().contiguous().view(torch.uint8).numpy():
@@ -119,12 +112,11 @@ def _without_repeats(data: Tensor, kept: int) -> Tensor:
 def _proposals(data: Tensor, mean: Tensor, keys: Tensor, proposed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(b,) rows, (b, w) candidates, the row itself among them, and (b,) bounds: every other point is farther than that.
 
-    Candidates are those of the largest scores a·b - ‖b‖²/2, with a, b the centred points as the product takes them. With
-    D features, u the error of an addition and γ = (D + 8) u, a score is computed with an error of at most
-    γ (‖a‖ ‖b‖ + ‖b‖²/2). Let S = ‖a‖² - 2 (the smallest score taken). For every b not taken r = ‖a - b‖ then has
-    r² + γ (2 ‖a‖ ‖b‖ + ‖b‖²) >= S, and with ‖b‖ <= ‖a‖ + r, r² (1 + 3 γ) >= S - 5 γ ‖a‖². Rounding the factors by v moved
-    each by v times its norm, so that the points themselves are at least r - v (2 ‖a‖ + r) apart. Nothing is proposed where
-    no bound can be given.
+    Candidates are those of the largest scores a·b - ‖b‖²/2, with a, b the centred points as the product takes them.
+    With D features, u the error of an addition and γ = (D + 8) u, a score is computed with an error of at most γ (‖a‖
+    ‖b‖ + ‖b‖²/2). Let S = ‖a‖² - 2 (the smallest score taken). For every b not taken r = ‖a - b‖ then has r² + γ (2 ‖a‖
+    ‖b‖ + ‖b‖²) >= S, and with ‖b‖ <= ‖a‖ + r, r² (1 + 3 γ) >= S - 5 γ ‖a‖². Rounding the factors by v moved each by v
+    times its norm, so that the points themselves are at least r - v (2 ‖a‖ + r) apart.
     """
     features = data.shape[1]
     gamma = 1.01 * (features + 8) * _SUMMING
@@ -169,10 +161,8 @@ def _factor(rows: Tensor, mean: Tensor) -> Tensor:
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``scores.topk(count)``, unsorted, with less to sort: by the largest of every group first.
-
-    The groups with the ``count`` largest maxima hold the ``count`` largest scores.
-    """
+    """``scores.topk(count)``, unsorted, with less to sort: by the largest of every group first. The groups with the
+    ``count`` largest maxima hold the ``count`` largest scores."""
     width = -(-scores.shape[1] // _GROUP)
     if width < 2 * count:
         return scores.topk(count, sorted=False)

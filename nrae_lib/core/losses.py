@@ -37,17 +37,9 @@ def point_reconstruction(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def neighborhood_reconstruction(
-    decoder: nn.Module,
-    z: Tensor,
-    z_near: Tensor,
-    x: Tensor,
-    x_near: Tensor,
-    order: int,
-    neighbor_weight: float,
-    include_center: bool = True,
-    weighting: str = "sample",
-    n_neighbors: int | None = None,
-) -> Tensor:
+    decoder: nn.Module, z: Tensor, z_near: Tensor, x: Tensor, x_near: Tensor, order: int, neighbor_weight: float,
+    include_center: bool = True, weighting: str = "sample", n_neighbors: int | None = None,
+) -> Tensor:  # fmt: skip
     r"""Neighbourhood reconstruction loss (equations 2 to 4) on sampled neighbours.
 
     The kernel K(x', x) weighs the centre with 1 and its neighbours with λ (the released code had the two exchanged
@@ -60,23 +52,17 @@ def neighborhood_reconstruction(
         weighting "sample" (section 2.2):  1/(n+1) [ ‖x - f(z)‖²/D + λ Σ_j ‖x'_j - F̃(x'_j; x)‖²/D ],
         weighting "equation" (equation 3): 1/(k+1) [ ‖x - f(z)‖²/D + λ (k/n) Σ_j ‖x'_j - F̃(x'_j; x)‖²/D ],
 
-    over the n sampled of k neighbours. The second estimates equation 3 without bias; the paper trains with the
-    first, n = 1, where the neighbours together weigh λ against the centre instead of λ k. Gradients flow through
-    z and z', as in the released code. Without the centre its term is dropped and the mean is over n neighbours:
-    λ is then a common factor, which Adam ignores. With n = 0 the loss is the point loss.
+    over the n sampled of k neighbours. The second estimates equation 3 without bias; the paper trains with the first, n
+    = 1, where the neighbours together weigh λ against the centre instead of λ k. Gradients flow through z and z', as in
+    the released code. Without the centre its term is dropped and the mean is over n neighbours: Adam ignores λ then.
+    With n = 0 it is the point loss. ValueError for an unknown weighting, or weighting "equation" without k.
 
     Arguments:
         decoder: f, from (B, m) to (B, ...).
         z, z_near: (B, m) codes of the centres and (n, B, m) of their neighbours.
         x, x_near: (B, ...) and (n, B, ...) the data.
-        order: 0, 1 or 2.
         neighbor_weight: λ >= 0. The paper states 0 <= λ < 1, its released configurations use 2 to 100.
-        include_center: whether the centre's own term is part of the loss.
-        weighting: "sample" or "equation"; without the centre there is nothing to weigh.
-        n_neighbors: k; needed by weighting "equation" only.
-
-    Raises:
-        ValueError: for an unknown weighting, or weighting "equation" without k.
+        weighting, n_neighbors: see above; k is needed by "equation" only. Without the centre there is nothing to weigh.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"unknown weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
@@ -101,8 +87,7 @@ def gaussian_likelihood(error: Tensor, log_sigma: Tensor) -> Tensor:
         -(1/D) log p = ½ log 2π + log s + E / (2 s²),
 
     in nats per feature; its minimum over s is at s² = E, the scalar ``error``: :func:`point_reconstruction`, or a
-    neighbourhood error (NRVAE, Lee et al., table 4). The released decoder learns s itself, which can pass through zero;
-    its logarithm cannot.
+    neighbourhood error (NRVAE, Lee et al., table 4). The released decoder learns s, which can pass through zero.
     """
     return 0.5 * log(2 * pi) + log_sigma + 0.5 * error * torch.exp(-2 * log_sigma)
 
@@ -122,9 +107,7 @@ def relational_reconstruction(x_near: Tensor, reconstruction: Tensor, weights: T
 
 def heat_weights(squared_distance: Tensor, temperature: float) -> Tensor:
     """Heat kernel s_ij = exp(-‖x_i - x_j‖² / t) of GAE-LE (Wang et al. 2014) and Laplacian eigenmaps, between 0 and 1.
-
-    ``squared_distance``, of any shape, is summed over features; ``temperature`` t > 0 has the same unit.
-    """
+    ``squared_distance``, of any shape, is summed over features; ``temperature`` t > 0 has the same unit."""
     return torch.exp(-squared_distance / temperature)
 
 
@@ -139,10 +122,8 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 def kl_to_standard_normal(mean: Tensor, log_deviation: Tensor) -> Tensor:
     """Kullback-Leibler divergence of N(μ, diag σ²) from N(0, I), mean over the batch of ½ Σ_m (μ² + σ² - 2 log σ - 1).
-
     Kingma and Welling, *Auto-Encoding Variational Bayes*, 2014, appendix B. In nats, summed over the latent dimensions.
-    ``mean`` and ``log_deviation`` are (B, m) μ and log σ, which is half of the log variance that other codes use.
-    """
+    ``mean`` and ``log_deviation`` are (B, m) μ and log σ, which is half of the log variance that other codes use."""
     return 0.5 * (mean.square() + torch.exp(2 * log_deviation) - 2 * log_deviation - 1).sum(1).mean()
 
 
@@ -163,12 +144,7 @@ def maximum_mean_discrepancy(z: Tensor, prior: Tensor, kernel: str = "gaussian")
         "imq": k = Σ_s C_s / (C_s + d²), C_s = 2 m s, s in {0.1, 0.2, 0.5, 1, 2, 5, 10}, for a prior of unit variance;
         Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, and its released code.
 
-    Arguments:
-        z, prior: (n, m) codes and (n', m) fresh samples of the prior.
-        kernel: "gaussian" or "imq".
-
-    Raises:
-        ValueError: for an unknown kernel, or fewer than two codes or samples.
+    ``z`` are (n, m) codes and ``prior`` (n', m) fresh samples; ValueError for another kernel, or fewer than two.
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
@@ -193,10 +169,8 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 
 
 def code_norm(z: Tensor) -> Tensor:
-    """Mean over batch and latent dimensions of z², (B, m): the embedding loss of the regularized autoencoders, without ½.
-
-    Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020; reduction of the released code.
-    """
+    """Mean over batch and latent dimensions of z², (B, m): the embedding loss of the regularized autoencoders, without
+    ½. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020; reduction of the released code."""
     return z.square().mean()
 
 
@@ -210,15 +184,12 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
 
     the entropy that the entropic autoencoder maximizes; only the first term has a gradient, which is zero between
     duplicates. Biased upwards where codes are few for their dimension, and unequally: for minibatches of 100 in 16 or
-    more dimensions it prefers a uniform to a normal distribution of the same variance. It spreads codes, and does not make
-    them normal. Kozachenko and Leonenko, *Sample Estimate of the Entropy of a Random Vector*, 1987.
+    more dimensions it prefers a uniform to a normal distribution of the same variance. Kozachenko and Leonenko, *Sample
+    Estimate of the Entropy of a Random Vector*, 1987. ValueError for fewer than two codes.
 
     Arguments:
         z: (n, d) codes.
         eps: added to the distances, far below them; keeps duplicates finite.
-
-    Raises:
-        ValueError: for fewer than two codes.
     """
     count, dimension = z.shape
     if count < 2:
@@ -230,16 +201,14 @@ def nearest_neighbor_entropy(z: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def distance_to_target(z: Tensor, target: Tensor) -> Tensor:
-    """Mean over batch and latent dimensions of (z - e)², both (B, m): the geometric loss of GRAE.
-
-    Duque, Morin, Wolf and Moon, *Extendable and Invertible Manifold Learning with Geometry Regularized Autoencoders*,
-    2020; reduction of the released code. The targets e are an embedding of the training points (PHATE).
-    """
+    """Mean over batch and latent dimensions of (z - e)², both (B, m): the geometric loss of GRAE. Duque, Morin, Wolf
+    and Moon, *Extendable and Invertible Manifold Learning with Geometry Regularized Autoencoders*, 2020; reduction of
+    the released code. The targets e are an embedding of the training points (PHATE)."""
     return (z - target).square().mean()
 
 
 def barycenter_weights(x: Tensor, x_near: Tensor, ridge: float = 1e-3) -> Tensor:
-    """Weights that reconstruct each point from its neighbours, w_i = argmin_{Σ_j w_ij = 1} ‖x_i - Σ_j w_ij x_j‖².
+    """(k, B) weights that rebuild each point from its neighbours, w_i = argmin_{Σ_j w_ij = 1} ‖x_i - Σ_j w_ij x_j‖².
 
     With the local Gram matrix G_jl = (x_j - x_i)·(x_l - x_i) the solution is proportional to (G + r I)^{-1} 1. The
     ridge r = ``ridge`` · trace G (``ridge`` itself if all neighbours coincide with the point) makes it unique when
@@ -249,9 +218,6 @@ def barycenter_weights(x: Tensor, x_near: Tensor, ridge: float = 1e-3) -> Tensor
     Arguments:
         x, x_near: (B, ...) and (k, B, ...) the neighbours of every point.
         ridge: relative to the trace.
-
-    Returns:
-        (k, B) weights, which sum to one over k and may be negative. Memory: one copy of ``x_near``.
     """
     offsets = (x_near - x).flatten(2).transpose(0, 1)
     gram = offsets @ offsets.mT
@@ -324,32 +290,24 @@ def decoder_jacobian_norm(decoder: Function, z: Tensor, normal: Function | None 
 
 
 def energy_gradient_norm(decoder: Function, z: Tensor) -> Tensor:
-    """What the released code of RAE-GP penalizes: mean over batch and k of (∂ Σ_p f_p(z)² / ∂z_k)².
-
-    Not the paper's ‖J_f‖_F² (:func:`decoder_jacobian_norm`): it vanishes wherever ‖f(z)‖ is constant. The codes z (B, m)
-    have gradients too.
-    """
+    """What the released code of RAE-GP penalizes: mean over batch and k of (∂ Σ_p f_p(z)² / ∂z_k)². Not the paper's
+    ‖J_f‖_F² (:func:`decoder_jacobian_norm`): it vanishes wherever ‖f(z)‖ is constant."""
     energy, pull = torch.func.vjp(lambda code: _squared_norm(decoder(code)), z)
     return pull(torch.ones_like(energy))[0].square().mean()
 
 
 def isometry(decoder: Function, z: Tensor, normal: Function, eps: float = 1e-12) -> Tensor:
-    """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one random direction u per code.
-
-    Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 6. The norm is over all D features. The codes z
-    (B, m), of any origin, are constants here: the term trains the decoder only. ``eps`` is added under the root, for a
-    finite gradient where J_f u = 0.
-    """
+    """Isometry of the decoder: mean over the batch of (‖J_f(z) u‖ - 1)², one random direction u per code. Gropp, Atzmon
+    and Lipman, *Isometric Autoencoders*, 2020, equation 6. The norm is over all D features. The codes z (B, m), of any
+    origin, are constants: only the decoder is trained. ``eps`` under the root keeps gradients finite."""
     z = z.detach()
     return _deviation_from_one(taylor(decoder, z, _random_directions(z, normal), 1).first, eps)
 
 
 def pseudo_isometry(encoder: Function, x: Tensor, normal: Function, eps: float = 1e-12) -> Tensor:
     """Pseudo-isometry of the encoder: mean over the batch of (‖uᵀ J_g(x)‖ - 1)², one random direction u per point.
-
     Gropp, Atzmon and Lipman, *Isometric Autoencoders*, 2020, equation 7: zero if J_g has orthonormal rows. ``eps`` is
-    added under the root, for a finite gradient where uᵀ J_g = 0.
-    """
+    added under the root, for a finite gradient where uᵀ J_g = 0."""
     z, pull = torch.func.vjp(encoder, x)
     return _deviation_from_one(pull(_random_directions(z, normal))[0], eps)
 
@@ -360,13 +318,8 @@ def _deviation_from_one(vectors: Tensor, eps: float) -> Tensor:
 
 def weight_norm(network: nn.Module) -> Tensor:
     """Weight decay as a loss: Σ w² over the weights, not the biases, of all linear and convolution layers, without ½.
-
     On the decoder it is the term of RAE-L2 and AE-L2 (Ghosh et al. 2020), on the whole network that of AEW. With a
-    parametrization, such as spectral normalization, the weights are those in use; tied weights count once.
-
-    Raises:
-        ValueError: if there is no such layer.
-    """
+    parametrization the weights are those in use; tied weights count once. ValueError without such a layer."""
     weights = {}
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
@@ -386,11 +339,8 @@ def minimum_spanning_tree(distance: Tensor) -> Tensor:
     Their lengths are the death times of the 0-dimensional persistent homology of the Vietoris-Rips complex. Without
     a data-dependent branch, so it never waits for an accelerator; deterministic, ties go to the lowest index.
 
-    Arguments:
-        distance: (n, n) symmetric, finite; zero distances are edges like any other.
-
-    Returns:
-        (n - 1, 2) int64 pairs of node indices, in the order in which the tree grows. No gradient.
+    From ``distance``, (n, n) symmetric and finite, where zero distances are edges like any other, to (n - 1, 2) int64
+    pairs of node indices, in the order in which the tree grows. No gradient.
 
     Example:
         >>> minimum_spanning_tree(torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 2.0], [4.0, 2.0, 0.0]])).tolist()

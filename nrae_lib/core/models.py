@@ -15,10 +15,8 @@ ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, softplus=nn.Softplus, sigmoid=nn.Si
 
 
 def mlp(widths: tuple[int, ...], activation: str, output_activation: str = "linear") -> nn.Sequential:
-    """Fully connected network of these ``widths``, input first, such as (2, 1024, 1024, 1).
-
-    ``activation`` stands between its layers, ``output_activation`` at the end; unknown ones raise a ValueError.
-    """
+    """Fully connected network of these ``widths``, input first, such as (2, 1024, 1024, 1). ``activation`` stands
+    between its layers, ``output_activation`` at the end; unknown ones raise a ValueError."""
     layers = [nn.Linear(wide, narrow) for wide, narrow in zip(widths, widths[1:], strict=False)]
     return nn.Sequential(*_activated(layers, activation, output_activation))
 
@@ -33,10 +31,8 @@ def _activated(layers: list[nn.Module], activation: str, output_activation: str)
 
 
 class Circular(nn.Module):
-    """A code on the unit circle (m = 2) or sphere: z/‖z‖, per sample (NRAE, section 4.2, Figure 9).
-
-    Below ‖z‖ = 10⁻⁴, where the direction means nothing and its gradient 1/‖z‖ has no bound, it is 10⁴ z.
-    """
+    """A code on the unit circle (m = 2) or sphere: z/‖z‖, per sample (NRAE, section 4.2, Figure 9). Below ‖z‖ = 10⁻⁴,
+    where the direction means nothing and its gradient 1/‖z‖ has no bound, it is 10⁴ z."""
 
     def forward(self, z: Tensor) -> Tensor:
         # Not torch.norm, whose second derivative in forward mode cannot be back-propagated.
@@ -48,11 +44,8 @@ WEIGHTS = ("free", "tied", "spectral", "spectral_decoder")
 
 
 class GaussianEncoder(nn.Module):
-    """An encoder with a Gaussian posterior: its code is the mean.
-
-    Arguments:
-        body: x -> (B, 2m), mean and log σ side by side, or (B, m) where the ``deviation`` σ is not learned.
-    """
+    """An encoder with a Gaussian posterior, whose code is the mean; ``body`` maps x to (B, 2m), mean and log σ side by
+    side, or to the mean, (B, m), where the ``deviation`` σ is not learned."""
 
     def __init__(self, body: nn.Module, deviation: float | None = None):
         super().__init__()
@@ -110,15 +103,9 @@ class _Architecture:
     """A description of a network: ``_parts`` makes encoder (B, ...) -> (B, outputs) and decoder (B, m) -> (B, ...)."""
 
     def build(
-        self,
-        data_shape: tuple[int, ...],
-        seed: int,
-        latent: str = "plain",
-        weights: str = "free",
-        posterior: str = "",
-        deviation: float | None = None,
-        learned: dict[str, float] | None = None,
-    ) -> Autoencoder:
+        self, data_shape: tuple[int, ...], seed: int, latent: str = "plain", weights: str = "free", posterior: str = "",
+        deviation: float | None = None, learned: dict[str, float] | None = None,
+    ) -> Autoencoder:  # fmt: skip
         """The network for data of this shape, with PyTorch's default initialization, the same for a seed on every device.
 
         Arguments:

@@ -9,12 +9,8 @@ STREAMS = ("data", "weights", "training")
 
 def stream(seed: int, name: str) -> int:
     """The seed, 32 bits, of one of the three independent random streams that ``seed`` gives, a name from ``STREAMS``.
-
     Generators that all start from ``seed`` itself draw the same numbers: noise of images would equal initial weights.
-
-    Raises:
-        ValueError: if ``seed`` is no whole number of at least 0.
-    """
+    ValueError if ``seed`` is no whole number of at least 0."""
     try:
         children = np.random.SeedSequence(seed).spawn(len(STREAMS))
     except (TypeError, ValueError) as error:
@@ -24,11 +20,7 @@ def stream(seed: int, name: str) -> int:
 
 def on_device(points: Tensor | np.ndarray, device: torch.device, name: str) -> Tensor:
     """``points`` as a tensor on ``device``, checked, in the type they have; what is there already is not copied.
-
-    Raises:
-        TypeError: they are no tensor or array, or not of float32, float64 or uint8.
-        ValueError: see :func:`check_points`.
-    """
+    TypeError unless they are a tensor or array of float32, float64 or uint8; ValueError as :func:`check_points`."""
     if isinstance(points, np.ndarray) and points.dtype in (np.float32, np.float64, np.uint8):
         points = torch.from_numpy(np.require(points, requirements="CW"))  # read-only memory would make a warning
     if not isinstance(points, Tensor) or points.dtype not in (torch.float32, torch.float64, torch.uint8):

@@ -34,11 +34,9 @@ HAS_TRANSFORMS = _works(lambda: torch._C._are_functorch_transforms_active())
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left rightᵀ of matrices (a, n) and (b, n), by oneDNN where it is faster than ``torch.mm``.
-
-    On AMD processors with AVX-512, MKL, which serves ``torch.mm``, is slower than oneDNN; small products do not repay what
-    oneDNN has to prepare.
-    """
+    """left rightᵀ of matrices (a, n) and (b, n), by oneDNN where it is faster than ``torch.mm``. On AMD processors with
+    AVX-512, MKL, which serves ``torch.mm``, is slower than oneDNN; small products do not repay what oneDNN has to
+    prepare."""
     if HAS_ONEDNN and left.device.type == "cpu" and left.dtype == torch.float32 and min(*left.shape, len(right)) >= 32:
         return _onednn(left, right)
     return torch.mm(left, right.t())

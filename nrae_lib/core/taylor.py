@@ -35,11 +35,9 @@ class Jet(NamedTuple):
     second: Tensor | None
 
     def expansion(self) -> Tensor:
-        r"""The Taylor polynomial at the end of the direction, :math:`f(z) + J_f(z) v + \tfrac12 v^\top H_f(z) v`.
-
-        This is the local approximation :math:`\tilde F` of NRAE with :math:`v = z' - z`: linear (NRAE-L) for a jet of
-        order 1, quadratic (NRAE-Q) for order 2. Shape: that of ``first``, or of ``value`` at order 0.
-        """
+        r"""The Taylor polynomial at the end of the direction, :math:`f(z) + J_f(z) v + \tfrac12 v^\top H_f(z) v`. This
+        is the local approximation :math:`\tilde F` of NRAE with :math:`v = z' - z`: linear (NRAE-L) for a jet of order
+        1, quadratic (NRAE-Q) for order 2. Shape: that of ``first``, or of ``value`` at order 0."""
         total = self.value
         if self.first is not None:
             total = total + self.first
@@ -61,8 +59,8 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
     weights and coefficients are rounded to it, sums accumulate in single precision. Activations compute derivatives in
     single precision and round the results: near saturation 1 - s² of a rounded s would be zero.
 
-    The result can be differentiated once, with respect to parameters, point and direction; a second differentiation of
-    the fast path raises an error.
+    The result can be differentiated once, with respect to parameters, point and direction; twice is an error.
+    ValueError if the order is another, or shape, type or device of ``point`` and ``direction`` do not match.
 
     Arguments:
         network: The function :math:`f`, batch in and batch out.
@@ -73,11 +71,7 @@ def taylor(network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor
 
     Returns:
         A :class:`Jet`: ``value`` of shape :math:`(B, ...)`; ``first`` and ``second`` of the same shape, with a leading
-        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as in a ReLU network
-        with linear output.
-
-    Raises:
-        ValueError: The order is another, or shape, type or device of ``point`` and ``direction`` do not match.
+        :math:`n` where ``direction`` has one. ``second`` is ``None`` where no layer is curved, as with ReLU.
 
     Example:
         >>> point, direction = torch.tensor([[0.0]]), torch.tensor([[2.0]])
@@ -160,11 +154,9 @@ def _by_torch_func(layer: Callable, value: Tensor, first: Tensor, second: Tensor
 
 
 class _Chain(torch.autograd.Function):
-    """A run of fast layers as one node of the graph: no other graph is recorded, every buffer in between is ours.
-
-    The coefficients are stacked as (1 + n, B, ...) or, once a second one exists, (1 + 2n, B, ...). A rule maps such a
-    stack to the next one and says what its backward needs; ``weights`` are the tensors that it learns.
-    """
+    """A run of fast layers as one node of the graph: no other graph is recorded, every buffer in between is ours. The
+    coefficients are stacked as (1 + n, B, ...) or, once a second one exists, (1 + 2n, B, ...). A rule maps such a stack
+    to the next one and says what its backward needs; ``weights`` are the tensors that it learns."""
 
     @staticmethod
     def forward(ctx, rules, value, first, second, *weights):

@@ -76,24 +76,20 @@ IMAGE_SETS: dict[str, ImageSet] = {
             "omniglot", "Omniglot", "Omniglot", (1, 28, 28), 1623, 32, {"S": 15, "L": 15},
             {"S": (8_000, 1_000, 4_180), "L": (15_000, 4_280, 13_180)}, "https://github.com/brendenlake/omniglot",
             (*_OMNIGLOT, *(f"{folder}.zip" for folder in _OMNIGLOT)), tuple(f"{folder}.zip" for folder in _OMNIGLOT),
-            (105, 105), ({"background": True}, {"background": False}),
-        ),
+            (105, 105), ({"background": True}, {"background": False})),
         ImageSet(
             "svhn", "SVHN", "SVHN", (3, 32, 32), 10, 64, {"S": 15, "L": 15},
             {"S": (10_000, 2_000, 50_000), "L": (60_000, 13_257, 26_032)}, "http://ufldl.stanford.edu/housenumbers/",
-            ("train_32x32.mat", "test_32x32.mat"), (), (32, 32, 3), ({"split": "train"}, {"split": "test"}),
-        ),
+            ("train_32x32.mat", "test_32x32.mat"), (), (32, 32, 3), ({"split": "train"}, {"split": "test"})),
         _cifar(
             "cifar10", 10, "cifar-10-batches-py",
-            (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"), "cifar-10-python.tar.gz",
-        ),
+            (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"), "cifar-10-python.tar.gz"),
         _cifar("cifar100", 100, "cifar-100-python", ("train", "test", "meta"), "cifar-100-python.tar.gz"),
         ImageSet(
             "celeba", "CELEBA", "CelebA", (3, 64, 64), 10_178, 128, {"S": 15, "L": 30},
             {"S": (50_000, 10_000, 19_962), "L": (162_770, 19_867, 19_962)},
             "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
             ("celeba/img_align_celeba", *(f"celeba/list_{part}.txt" for part in _CELEBA), "celeba/identity_CelebA.txt"),
-            ("celeba/img_align_celeba.zip",), (64, 64, 3), ({"split": "all", "target_type": "identity"},),
-        ),
+            ("celeba/img_align_celeba.zip",), (64, 64, 3), ({"split": "all", "target_type": "identity"},)),
     )
 }  # fmt: skip

@@ -44,16 +44,9 @@ def _curve(transform: Callable[[Tensor, float], Tensor], image: Tensor, position
 
 
 def rotated_digit(
-    seed: int,
-    source: str = "official",
-    digit: int = 3,
-    count: int = 20,
-    step: float = 9.0,
-    n_test: int = 200,
-    index: int = 0,
-    scale: float = 1.0,
-    interpolation: str = "nearest",
-) -> Dataset:
+    seed: int, source: str = "official", digit: int = 3, count: int = 20, step: float = 9.0, n_test: int = 200,
+    index: int = 0, scale: float = 1.0, interpolation: str = "nearest",
+) -> Dataset:  # fmt: skip
     """One digit rotated by i * step degrees, i = 0..count-1, clockwise (supplement, section 1.1, Figures 8 and 9).
 
     Further images are ``n_test`` rotations evenly spaced from 0 to count * step, with both ends; for a full turn or more
@@ -65,8 +58,7 @@ def rotated_digit(
         source: "official" or "stand_in" MNIST.
         digit, index: the image is the ``index``-th (from 0) training image of ``digit``; ValueError if there is none.
         scale: of the digit, before it turns.
-        interpolation: "nearest", the default of torchvision's affine transformation, which the supplement names and the
-            released code leaves as it is, or "bilinear".
+        interpolation: "nearest", the default of torchvision's affine, which the supplement names, or "bilinear".
     """
     check_options(count=count, n_test=n_test)
     rotated = _placed(interpolation, scale)
@@ -79,16 +71,9 @@ def rotated_digit(
 
 
 def shifted_digit(
-    seed: int,
-    source: str = "official",
-    digit: int = 7,
-    count: int = 20,
-    scale: float = 0.8,
-    reach: float = 10.0,
-    n_test: int = 200,
-    index: int = 0,
-    interpolation: str = "nearest",
-) -> Dataset:
+    seed: int, source: str = "official", digit: int = 7, count: int = 20, scale: float = 0.8, reach: float = 10.0,
+    n_test: int = 200, index: int = 0, interpolation: str = "nearest",
+) -> Dataset:  # fmt: skip
     """One digit, scaled, shifted to the right by -reach to +reach pixels, evenly (supplement, section 1.1, Figure 8).
 
     Test images are ``n_test`` shifts over the same range. Positions are shifts in pixels. All else is as in :func:`rotated_digit`.
@@ -101,16 +86,9 @@ def shifted_digit(
 
 
 def rotated_digits(
-    seed: int,
-    source: str = "official",
-    digit: int = 8,
-    digits: int = 100,
-    rotations: int = 100,
-    step: float = 3.6,
-    n_test_digits: int = 20,
-    first_test: int = 0,
-    interpolation: str = "nearest",
-) -> Dataset:
+    seed: int, source: str = "official", digit: int = 8, digits: int = 100, rotations: int = 100, step: float = 3.6,
+    n_test_digits: int = 20, first_test: int = 0, interpolation: str = "nearest",
+) -> Dataset:  # fmt: skip
     """The first images of a digit, each rotated by i * step degrees, i = 0..rotations-1 (supplement 1.1, Figure 5).
 
     Points are ordered image by image. Test points are the same rotations of ``n_test_digits`` of the images that follow.

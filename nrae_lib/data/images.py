@@ -79,14 +79,9 @@ def load(name: str, download: bool = False) -> Images:
     alphabet, character and file. Of CelebA, whose labels are the persons, the central 140 x 140 pixels are reduced to 64 x 64,
     as in the papers of WAE and EAE; the NRAE paper states no crop. They are kept beside the originals in a file that is mapped.
 
-    Arguments:
-        download: fetch the set with torchvision, which checks md5 sums, if nothing is there.
-
-    Raises:
-        ValueError: for an unknown name, and for files that are incomplete, truncated, corrupt or mislabelled.
-        FileNotFoundError: if nothing is there and ``download`` is off.
-        ConnectionError: if the download fails.
-        ImportError: if torchvision is needed and missing.
+    With ``download`` torchvision, which checks md5 sums, fetches a set of which nothing is there, or ConnectionError;
+    else FileNotFoundError. ValueError for an unknown name, and for files that are incomplete, truncated, corrupt or
+    mislabelled; ImportError if torchvision is needed and missing.
     """
     spec, folder = _set(name), root()
     if download and not available(name):
@@ -108,11 +103,9 @@ def _load(name: str, folder: Path) -> Images:
 
 @lru_cache(maxsize=2)
 def stand_in(name: str) -> Images:
-    """Real images that come with scikit-learn, in the shape of the set ``name``; the last quarter tests.
-
-    For the grey sets 1,797 handwritten digits of 8 x 8 pixels, enlarged to 28 x 28; labels are the digits. For the colour sets
-    6,000 random patches of two photographs, whose right quarter only the test patches show; labels are the photographs.
-    """
+    """Real images that come with scikit-learn, in the shape of the set ``name``; the last quarter tests. For the grey
+    sets 1,797 handwritten digits of 8 x 8 pixels, enlarged to 28 x 28; labels are the digits. For the colour sets 6,000
+    random patches of two photographs, whose right quarter only the test patches show; labels are the photographs."""
     from sklearn.datasets import load_digits, load_sample_images
 
     channels, height, width = _set(name).shape
@@ -167,14 +160,12 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
     """The paper's split of the set, cut to the images that are there, as options of the data set ``name``.
 
     If there are fewer images than the paper used, the test images are cut first. They keep at least a quarter of all;
-    beyond that, training and validation images are cut in proportion.
+    beyond that, training and validation images are cut in proportion. ValueError, FileNotFoundError for an unknown
+    name, size, source or key of ``most``; if the official set is not there.
 
     Arguments:
         size, source: "S" or "L"; "official" or "stand_in".
         most: upper bound on every number, or on those named ``n_train``, ``n_validation``, ``n_test``.
-
-    Raises:
-        ValueError, FileNotFoundError: for an unknown name, size, source or key of ``most``; if the official set is not there.
 
     Example:
         >>> sizes("mnist", "S", "stand_in", most={"n_train": 1000})
@@ -196,33 +187,24 @@ def sizes(name: str, size: str, source: str, most: int | dict[str, int] | None =
 
 
 def image_data(
-    name: str,
-    seed: int,
-    source: str = "official",
-    n_train: int = 10_000,
-    n_validation: int = 2_000,
-    n_test: int = 50_000,
-    noise: float = 0.0,
-) -> Dataset:
+    name: str, seed: int, source: str = "official", n_train: int = 10_000, n_validation: int = 2_000,
+    n_test: int = 50_000, noise: float = 0.0,
+) -> Dataset:  # fmt: skip
     """The image set ``name``, split as the page on image sets says.
 
     Without noise the images are uint8 and do not depend on the seed. With noise they are float32 in [0, 1] plus normal
     noise of standard deviation ``noise``, drawn once from the seed and clipped nowhere (paper, Table 2); ``train_clean``
     and ``test`` are without it, ``test_noisy`` has it, and there is no validation part, since this setting has no clean
-    images to stop by. ``n_validation`` images are left out all the same.
-
-    Raises:
-        ValueError: if the set has fewer images than asked for; :func:`sizes` gives numbers that fit.
+    images to stop by. ``n_validation`` images are left out all the same. ValueError if the set has fewer images than
+    asked for; :func:`sizes` gives numbers that fit.
     """
     images = images_of(name, source)
     check_options(2, noise, n_train=n_train)
     check_options(1, n_test=n_test)
     check_options(0, n_validation=n_validation)
     if (asked := n_train + n_validation + n_test) > len(images):
-        raise ValueError(
-            f"{IMAGE_SETS[name].title} ({source}) has {len(images):,} images here and {asked:,} were asked for: choose smaller "
-            "n_train, n_validation, n_test, for example those of datasets.sizes"
-        )
+        found = f"{IMAGE_SETS[name].title} ({source}) has {len(images):,} images here and {asked:,} were asked for"
+        raise ValueError(f"{found}: choose smaller n_train, n_validation, n_test, for example those of datasets.sizes")
     (train, train_labels), (test, test_labels) = images.part(0, n_train), images.part(len(images) - n_test, len(images))
     labels = {"train_labels": train_labels, "test_labels": test_labels}
     if noise == 0:

@@ -152,10 +152,8 @@ def _faces(folder: Path, names: Sequence[str]) -> np.ndarray:
     crop, resize = (getattr(torchvision("transforms.v2.functional"), name) for name in ("center_crop", "resize"))
 
     def faces() -> Iterator[np.ndarray]:
-        for name in names:
-            face = _picture(
-                folder / "img_align_celeba" / name, "RGB", lambda image: resize(crop(image, [140, 140]), [64, 64])
-            )
+        for path in (folder / "img_align_celeba" / name for name in names):
+            face = _picture(path, "RGB", lambda image: resize(crop(image, [140, 140]), [64, 64]))
             yield np.ascontiguousarray(face.transpose(2, 0, 1))
 
     with contextlib.suppress(OSError, ValueError):

@@ -41,14 +41,8 @@ class Dataset:
     beyond_position: Tensor | None = None
 
     def __post_init__(self):
-        names = (
-            "training data",
-            "test data",
-            "validation data",
-            "noise-free training data",
-            "noisy test data",
-            "data beyond",
-        )
+        parts = ("training", "test", "validation", "noise-free training", "noisy test")
+        names = *(f"{part} data" for part in parts), "data beyond"
         for points, name in zip(self._points, names, strict=True):
             if points is not None:
                 check_points(points, name)
@@ -58,11 +52,8 @@ class Dataset:
         return self.train, self.test, self.validation, self.train_clean, self.test_noisy, self.beyond
 
     def between(self) -> "Dataset":
-        """This data with those of its test points that lie between the outermost training points; others are ``beyond``.
-
-        Raises:
-            ValueError: if fewer than two points lie between.
-        """
+        """This data with those of its test points that lie between the outermost training points; others are
+        ``beyond``. ValueError if fewer than two points lie between."""
         low, high = self.train_position.min(), self.train_position.max()
         inside = (self.test_position >= low) & (self.test_position <= high)
         if (count := int(inside.sum())) < 2:

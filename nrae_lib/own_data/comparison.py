@@ -20,11 +20,9 @@ from nrae_lib.own_data.files import Points, read_points
 
 
 def choose_methods(value: str, default: Sequence[str]) -> list[str]:
-    """The methods that a text names, each once, in its order, separated by commas; "all" stands for ``default``.
-
-    Names are those of ``methods.CATALOGUE``, also with penalties added, and ``EMBEDDINGS``. ValueError for another or
-    none, ImportError without a package that a method needs.
-    """
+    """The methods that a text names, each once, in its order, separated by commas; "all" stands for ``default``. Names
+    are those of ``methods.CATALOGUE``, also with penalties added, and ``EMBEDDINGS``. ValueError for another or none,
+    ImportError without a package that a method needs."""
     names = [name.strip() for name in str(value).split(",") if name.strip()]
     pages.choose_methods(",".join(name.split("+")[0] for name in names), [*methods.CATALOGUE, *EMBEDDINGS])
     names = list(dict.fromkeys(one for name in names for one in (default if name == "all" else (name,))))
@@ -130,11 +128,9 @@ def fit_codes(model: BaseEstimator, X: np.ndarray, limit: int, seed: int = 0) ->
 
 
 def assign_folds(X: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """(N,) the fold of each row of X, at random, in folds of equally many different rows up to one.
-
-    Equal rows share a fold: a copy among those trained on would make a held-out error too small. ValueError for less
-    than two folds or more than different rows.
-    """
+    """(N,) the fold of each row of X, at random, in folds of equally many different rows up to one. Equal rows share a
+    fold: a copy among those trained on would make a held-out error too small. ValueError for less than two folds or
+    more than different rows."""
     number: dict[bytes, int] = {}
     # Adding zero turns -0 into 0, which equals it but has other bytes.
     group = np.array([number.setdefault(row.tobytes(), len(number)) for row in X + 0.0])
@@ -149,9 +145,7 @@ HeldOut = namedtuple("HeldOut", "row_error feature_error fold_error reconstructi
 
 def held_out(model: BaseEstimator, X: np.ndarray, fold: np.ndarray, kept: Sequence[int] = ()) -> HeldOut:
     """Held-out errors (1/D) ‖x - x̂‖²: every row of X, (N, D), is reconstructed by a model fitted without its ``fold``.
-
-    ``model`` is a scikit-learn transformer with ``inverse_transform``; it is cloned, never fitted itself.
-    """
+    ``model`` is a scikit-learn transformer with ``inverse_transform``; it is cloned, never fitted itself."""
     decoded = np.empty_like(X)
     for number in range(fold.max() + 1):
         fitted = clone(model).fit(X[fold != number])
@@ -163,10 +157,8 @@ def held_out(model: BaseEstimator, X: np.ndarray, fold: np.ndarray, kept: Sequen
 
 def paired_difference(errors: np.ndarray, baseline: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean difference of two methods' errors on the same K folds, (K,) each, and the ends of its confidence interval.
-
     mean ± t_{K-1} √((1/K + 1/(K-1)) s²), s² the sample variance of the K differences. Training parts overlap: to add
-    n_test/n_train = 1/(K-1) is a heuristic of Nadeau and Bengio (*Inference for the Generalization Error*, 2003).
-    """
+    n_test/n_train = 1/(K-1) is a heuristic of Nadeau and Bengio (*Inference for the Generalization Error*, 2003)."""
     difference, folds = np.asarray(errors) - np.asarray(baseline), len(errors)
     half = t.ppf((1 + confidence) / 2, folds - 1) * sqrt((1 / folds + 1 / (folds - 1)) * difference.var(ddof=1))
     mean = float(difference.mean())

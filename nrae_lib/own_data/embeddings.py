@@ -16,8 +16,7 @@ def embedding(method: str, n_components: int = 2, n_neighbors: int = 15, *, poin
     Every setting that is not an argument is the library's default. Where the papers' settings differ or are unknown:
 
     - "umap": umap-learn (McInnes, Healy and Melville, *UMAP*, 2018). Isometric Autoencoders uses ``n_neighbors=30`` in
-      Figure 3, and the defaults (15) with seed 42 in Figure 4. Needs the package umap-learn and at least
-      ``n_components`` + 2 samples.
+      Figure 3, and the defaults (15) with seed 42 in Figure 4. Needs umap-learn and ``n_components`` + 2 samples.
     - "tsne": scikit-learn's Barnes-Hut t-SNE (van der Maaten and Hinton, *Visualizing Data using t-SNE*, JMLR 2008), at
       most 3 components. Isometric Autoencoders uses ``perplexity=50`` in Figure 3, and Multicore-TSNE with its own
       defaults in Figure 4: a random start and a fixed learning rate, where scikit-learn starts from PCA and adapts the

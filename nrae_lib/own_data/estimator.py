@@ -48,8 +48,7 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         epochs, batch_size, learning_rate: of Adam; small data need more epochs.
         method_options: the method's other options by name, such as ``{"neighbor_weight": 0.5}``; see
             ``methods.get(method).options``. Weights hold for standardized data.
-        latent: form of the code, "plain", "circular" (on the unit circle or sphere), "batchnorm", or None for the
-            method's own.
+        latent: form of the code, "plain", "circular" (on the unit circle or sphere), "batchnorm"; None: the method's.
         standardize: subtract the mean of every feature and divide by ONE standard deviation, that of all centred
             values: scaling each feature by itself would change the metric, and with it the neighbours.
         image_shape: shape of what a row holds, such as (1, 28, 28), for images that were flattened; None: (D,).
@@ -229,11 +228,9 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             self.model_ = _built(self._recipe, weights)[1].eval().requires_grad_(False)
 
     def save(self, path):
-        """Write the fitted estimator to one file, from which :meth:`load` gives the same numbers bit for bit.
-
-        The file is in the safetensors format (ImportError without that package), holds no code, and is written
-        atomically. A ``RandomState`` is stored as the seed drawn from it; densities are fitted again when needed.
-        """
+        """Write the fitted estimator to one file, from which :meth:`load` gives the same numbers bit for bit. The file
+        is in the safetensors format (ImportError without that package), holds no code, and is written atomically. A
+        ``RandomState`` is stored as the seed drawn from it; densities are fitted again when needed."""
         check_is_fitted(self, "model_")
         safetensors_torch = library("safetensors.torch", "safetensors", "saving needs", "methods")
         params = self.get_params(deep=False) | {"device": str(self.device)}
@@ -252,10 +249,8 @@ class ManifoldAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @classmethod
     def load(cls, path):
-        """The fitted estimator that :meth:`save` wrote.
-
-        FileNotFoundError without such a file, ImportError without the package safetensors, ValueError for a file that is
-        damaged, comes from elsewhere or from a newer version of this library.
+        """The fitted estimator that :meth:`save` wrote. FileNotFoundError without such a file, ImportError without
+        safetensors, ValueError for a file that is damaged, from elsewhere or from a newer version.
         """
         safetensors = library("safetensors", "safetensors", "loading needs", "methods")
         if not Path(path).is_file():
@@ -344,9 +339,8 @@ def _progress_bar(epochs: int, title: str, shown: bool) -> Iterator[Callable[[in
     if not shown:
         yield None
         return
-    with library("tqdm.auto", "tqdm", "verbose=True needs", "methods").tqdm(
-        total=epochs, desc=title, unit="epoch"
-    ) as bar:
+    tqdm = library("tqdm.auto", "tqdm", "verbose=True needs", "methods").tqdm
+    with tqdm(total=epochs, desc=title, unit="epoch") as bar:
 
         def progress(done: int, loss: Tensor) -> None:
             bar.set_postfix(loss=f"{float(loss[-1]):.4g}", refresh=False)

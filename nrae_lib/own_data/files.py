@@ -25,9 +25,7 @@ _WHITE = {"1": 1, "L": 255, "I;16": 65535, "RGB": 255}  # value of white in each
 Points = namedtuple("Points", "points names labels")
 
 
-def read_points(
-    path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, labels: str = ""
-) -> Points:
+def read_points(path: str | Path, key: str | None = None, columns: Sequence[str] | None = None, labels="") -> Points:
     """Points to train on, one per row (or per image), their names, and labels that colour them.
 
     In float32, or in float64 if float32 would round away more than a thousandth of a feature's standard deviation, as it
@@ -44,13 +42,11 @@ def read_points(
     Arguments:
         key: the array of an .npz file that holds the points.
         columns: the columns of a table to use, in this order; None: all but ``labels``.
-        labels: a column of the table, an array of the .npz file, or a .npy or .csv file with one label per point, with
-            or without a header; "" for none.
+        labels: a column of the table, an array of the .npz file, or a .npy or .csv file, one per point; "" for none.
 
-    Raises:
-        FileNotFoundError, ImportError: if there is nothing at ``path``, or no library that reads this kind of file.
-        ValueError: for an unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity,
-            less than two points, images that differ in size or mode, labels that are not there or not one per point.
+    FileNotFoundError, ImportError if there is nothing at ``path``, or no library that reads it; ValueError for an
+    unknown ending, a damaged or empty file, values that are not real numbers, NaN or infinity, less than two points,
+    images that differ in size or mode, labels that are not there or not one per point.
     """
     path = Path(path)
     if not path.exists():
@@ -183,9 +179,8 @@ def _images(folder: Path) -> tuple[np.ndarray, list[str]]:
             raise ValueError(f"{path} has the mode {mode}: save it as a grey (L) or colour (RGB) image")
         kinds.append(f"{pixels.shape[2]} x {pixels.shape[1]} pixels, mode {mode}")
         if kinds[-1] != kinds[0]:
-            raise ValueError(
-                f"{path} ({kinds[-1]}) differs from {paths[0].name} ({kinds[0]}): all images must be alike"
-            )
+            other = f"{paths[0].name} ({kinds[0]})"
+            raise ValueError(f"{path} ({kinds[-1]}) differs from {other}: all images must be alike")
         images.append(pixels.astype(np.float32) / _WHITE[mode])
     return np.stack(images), [path.name for path in paths]
 

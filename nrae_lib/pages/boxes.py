@@ -18,36 +18,32 @@ _BOX = "border-left:4px solid {colour};background:rgba(128,128,128,.1);padding:.
 
 
 def provenance(results, already_stored=None):
-    """Display where a page's numbers come from: devices, time, seeds, versions, commits, data fingerprints.
+    """Display where a page's numbers come from: devices, time, seeds, versions, commits, data fingerprints. ValueError
+    if there are no results.
 
     Arguments:
         results: objects with run, seconds, steps_per_second and provenance (`nrae_lib.runs.Result`).
         already_stored: how many of them were read rather than computed for this page; left out when None.
-
-    Raises:
-        ValueError: there are no results.
     """
     results = list(results)
     if not results:
         raise ValueError("there are no results: give at least one")
     # JSON keeps one number per run; the median hides the slow first run of a fresh process.
     speeds = sorted(result.steps_per_second for result in results)
-    together = sum("ensemble" in result.provenance for result in results)
     rows = {
-        "runs": f"{len(results)}" + ("" if already_stored is None else f", of which {already_stored} were stored already"),
+        "runs": f"{len(results)}"
+        + ("" if already_stored is None else f", of which {already_stored} were stored already"),
         "methods": ", ".join(method_label(name) for name in dict.fromkeys(result.run.method for result in results)),
         "seeds": _ranges({result.run.seed for result in results}),
         "training time": f"{_duration(sum(result.seconds for result in results))}, over all runs",
         "speed": f"{speeds[len(speeds) // 2]:,.0f} steps per second (median of the runs)",
-        "trained": f"{together} of {len(results)} in vectorized ensembles, which a run alone does not repeat bit for bit; to "
-        "be trained anew" if together else "",
-    }  # fmt: skip
+    }
     for name in dict.fromkeys(result.run.data for result in results):
         # Every draw of noise has its own fingerprint: ten of them say less than three and a count.
         drawn = [result for result in results if result.run.data == name]
         rows[f"data: {name}"] = _recorded(drawn, "fingerprint", "fingerprints", most=3)
     rows |= {name: _recorded(results, name, many) for name, many in _RECORDED.items()}
-    text_table({name: {"": value} for name, value in rows.items() if value}, "Where these numbers come from")
+    text_table({name: {"": value} for name, value in rows.items()}, "Where these numbers come from")
 
 
 def _recorded(results, name, many, most=1000):
@@ -72,22 +68,14 @@ def _duration(seconds):
 
 # A symbol and a word besides the colour: the verdict reads in print and to the colour-blind.
 _VERDICTS = {
-    "reproduced": ("✓", "#2f9150"),
-    "not reproduced": ("✗", "#d8432b"),
-    "inconclusive": ("?", "#b07a10"),
+    "reproduced": ("✓", "#2f9150"), "not reproduced": ("✗", "#d8432b"), "inconclusive": ("?", "#b07a10"),
     "not run": ("○", "#7d7d7d"),
-}
+}  # fmt: skip
 
 
 def verdicts(items):
-    """Display one box per claim of the paper: the claim, what was found, and by which preset.
-
-    Arguments:
-        items: objects with claim (identifier, paper, section, text), condition, status, statistics and preset.
-
-    Raises:
-        ValueError: an unknown status.
-    """
+    """Display one box per claim of the paper: the claim, what was found, and by which preset. ``items`` have claim
+    (identifier, paper, section, text), condition, status, statistics and preset; ValueError for an unknown status."""
     boxes = []
     for item in items:
         if item.status not in _VERDICTS:
@@ -113,14 +101,12 @@ def banner(text):
 
 
 def download(frame, filename):
-    """Display a link that saves a DataFrame as CSV; the data are in the link, nothing is written to disk.
+    """Display a link that saves a DataFrame as CSV; the data are in the link, nothing is written to disk. ValueError
+    for any other file name.
 
     Arguments:
         frame: DataFrame; its index is saved only if it has a name or is not just 0, 1, 2, ...
         filename: a plain name ending in .csv.
-
-    Raises:
-        ValueError: any other file name.
     """
     if not filename.endswith(".csv") or any(sign in filename for sign in '/\\:*?"<>|'):
         raise ValueError(f"{filename!r} is not a plain file name ending in .csv")

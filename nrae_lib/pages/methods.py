@@ -16,10 +16,8 @@ _MARKS = re.compile(
 
 def loss_formula(objective):
     r"""The loss of an `nrae_lib.core.methods.Objective` in LaTeX, one term per line, with the coefficients used here.
-
-    Reconstruction plus every penalty with its coefficient λ, divided by D where the penalty is ``summed``; below, what the
-    symbols of the reconstruction mean.
-    """
+    Reconstruction plus every penalty with its coefficient λ, divided by D where the penalty is ``summed``; below, what
+    the symbols of the reconstruction mean."""
     lines = [r"\mathcal L={}&" + error_formula(objective.reconstruction)]
     for penalty in objective.penalties:
         weight = rf"\lambda_{{\text{{{penalty.weight_option.removesuffix('_weight').replace('_', ' ')}}}}}"
@@ -148,11 +146,9 @@ def _ratios(times):
 
 
 def step_time_rows(names, times):
-    """Rows of a table, label -> {network and device: "1.23"}, with a dash where nothing was measured.
-
-    Arguments: label -> name of the method; stored measurements, as `nrae_lib.pages.timing.stored` gives them.
-    """
+    """Rows of a table, label -> {network and device: "1.23"}, with a dash where nothing was measured. ``names`` are
+    label -> name of the method, ``times`` stored measurements, as `nrae_lib.pages.timing.stored` gives them."""
+    found = _ratios(times).items()
     return {
-        label: {where: f"{row[name]:.2f}" if name in row else "–" for where, row in _ratios(times).items()}
-        for label, name in names.items()
+        label: {at: f"{row[name]:.2f}" if name in row else "–" for at, row in found} for label, name in names.items()
     }

@@ -9,14 +9,12 @@ def check_parameters(namespace, **choices):
 
     Call it with `globals()` after the parameters cell: papermill itself only warns about an unknown name. What it was
     given stands in the cell it injects, which begins with "# Parameters" and is among IPython's executed inputs (`In`).
+    ValueError for an unknown or a missing parameter, or a wrong value, naming the valid choices.
 
     Arguments:
         namespace: name -> value, the notebook's `globals()`.
         choices: parameter -> what it may be: a tuple of allowed values, a type, or a function of the value that
             returns an error sentence (or raises ValueError) if it is wrong.
-
-    Raises:
-        ValueError: unknown parameter, missing parameter, or a wrong value, naming the valid choices.
 
     Example:
         >>> method, preset, seeds = "nrae_q", "quick", 3
@@ -62,14 +60,9 @@ def _check(name, value, choice):
 
 
 def choose_methods(value, available):
-    """The methods that a page is asked for, in the order of `available`.
+    """The methods that a page is asked for, in the order of `available`. ValueError for an unknown name, or none.
 
-    Arguments:
-        value: "all", one name, or several separated by commas ("ae,nrae_q").
-        available: all names, in the order in which the page shows them.
-
-    Raises:
-        ValueError: an unknown name, or none at all.
+    `value` is "all", one name, or several separated by commas ("ae,nrae_q"); `available` are all names of the page.
     """
     available = list(available)
     valid = f"the methods are: {', '.join(available)}, or 'all'"

@@ -40,9 +40,8 @@ class _Opened(Exception):
 
 def study_of(notebook: Path, preset: str) -> Study | None:
     """The experiment that ``notebook`` opens, not run; None if it opens none. Its cells are executed up to there."""
-    cells = [
-        "".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"
-    ]
+    content = json.loads(notebook.read_text())
+    cells = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
     if not any("pages.open_study(" in cell for cell in cells):
         return None
 
@@ -93,13 +92,8 @@ class Clock:
                 self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
                 self._images[_images(result.run)] = result.provenance["fingerprint"]
         self._file = runs.project_root() / "_build" / "step_seconds.json"
-        self._seconds: dict[str, float] = {}  # key of a run -> what it takes
+        self.seconds = cache(self._estimate)  # of a run, estimated once
         self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
-
-    def seconds(self, run: Run) -> float:
-        if run.key not in self._seconds:
-            self._seconds[run.key] = self._estimate(run)
-        return self._seconds[run.key]
 
     def check_images(self, run: Run) -> None:
         """SystemExit if stored results have seen other images than ``run`` would; bytes do not differ between machines."""
@@ -154,8 +148,7 @@ def _step_seconds(run: Run) -> float:
 
 
 def order(found: dict[str, Study], clock: Clock) -> list[tuple[float, str, str, list[Run], list[Run]]]:
-    """(verdicts per core-second, page, condition, runs that can begin, runs whose options are not chosen yet) of all that is not
-    through."""
+    """(verdicts per core-second, page, condition, runs that can begin, runs whose options are not chosen yet)."""
     units = []
     for page, study in found.items():
         for condition in study.plan.conditions:
@@ -178,11 +171,9 @@ def work(preset: str) -> int:
     clock = Clock(found)
     while True:
         units, due, worked = order(found, clock), time.monotonic() + REORDER_SECONDS, False
-        free = (
-            (page, condition, run) for _, page, condition, ready, _ in units for run in ready if run.key not in failed
-        )
+        free = [(*unit[1:3], run) for unit in units for run in unit[3] if run.key not in failed]
         for page, condition, run in free:
-            if found[page].store.path(run).exists():  # since the list was made
+            if run.key in failed or found[page].store.path(run).exists():  # since the list was made
                 continue
             clock.check_images(run)
             ending = attempt(run, found[page].store, "auto", lambda done, epochs: None)
@@ -196,14 +187,12 @@ def work(preset: str) -> int:
                     raise SystemExit(f"results cannot be kept in {found[page].store.folder}: {said}")
                 print(f"failed: {run.label}, {page}: {said}", flush=True)
             else:
-                left = hours(units, clock)
-                print(
-                    f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left:.1f} core-hours left", flush=True
-                )
+                left = f"{hours(units, clock):.1f} core-hours left"
+                print(f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left}", flush=True)
             if time.monotonic() > due:
                 break
         if not worked:
-            if not any(run.key not in failed for *_, ready, _ in units for run in ready):
+            if not free:
                 return len(failed)
             time.sleep(POLL_SECONDS)
 
@@ -218,9 +207,8 @@ def status(preset: str) -> Iterator[str]:
         for condition in study.plan.conditions:
             names = study.plan.methods_of(condition)
             wanted = {study.plan.source(condition, name) for name in names}
-            count = len(names) * study.plan.seeds_of(condition) + sum(
-                len(study.plan.searches(*source)) for source in wanted
-            )
+            count = len(names) * study.plan.seeds_of(condition)
+            count += sum(len(study.plan.searches(*source)) for source in wanted)
             own = [units[page, condition]] if (page, condition) in units else []
             missing = sum(len(ready) + len(later) for *_, ready, later in own)
             yield f"{page + ', ' + condition:68} {count - missing:7} {missing:8} {hours(own, clock):11.2f}"

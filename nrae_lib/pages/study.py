@@ -14,22 +14,18 @@ from nrae_lib.pages.tables import display_markdown, table_frame, text_table
 def open_study(parameters, experiment, plan, only="all", show_options=True, scales=("paper",), **choices):
     """Check a page's parameters, choose every method's options, train what is missing; show options, search and banner.
 
+    Returns a :class:`nrae_lib.runs.Study` that has run. ValueError for a wrong parameter, naming the valid choices;
+    RuntimeError if the spot check did not repeat its committed twins on the same kind of machine.
+
     Arguments:
         parameters: the notebook's `globals()`, with preset, method, device, workers and cluster.
         experiment: folder of its committed results under `results/`.
         plan: preset -> :class:`nrae_lib.runs.Plan`.
         only: the conditions to run, separated by commas, or "all".
         show_options: whether to show the table of options.
-        scales: the presets whose results are committed, the largest first: also "reduced" where full scale is out of reach of
-            a CPU.
+        scales: the presets whose results are committed, the largest first, see :class:`nrae_lib.runs.Study`.
         choices: parameter -> what it may be, for parameters of this page alone, see `check_parameters`.
 
-    Returns:
-        A :class:`nrae_lib.runs.Study` that has run.
-
-    Raises:
-        ValueError: a wrong parameter, naming the valid choices.
-        RuntimeError: the spot check did not repeat its committed twins on the same kind of machine.
     """
     from nrae_lib import runs
     from nrae_lib.core import methods
@@ -66,15 +62,12 @@ def _show_search(study):
         if not chosen:
             continue
         display_markdown(f"**{condition}**: validation error of every candidate; the choice is marked.")
-        show(
-            search_grid(rows, chosen),
-            alt=f"Validation error for each candidate of the search, {condition}; the choice is marked.",
-        )
+        alt = f"Validation error for each candidate of the search, {condition}; the choice is marked."
+        show(search_grid(rows, chosen), alt)
         edges = [f"{method_label(name)} ({', '.join(ends)})" for name, ends in study.at_edge(condition).items()]
         if edges:
-            display_markdown(
-                f"At an edge of the candidates, where a wider search might find better: {'; '.join(edges)}."
-            )
+            where = "At an edge of the candidates, where a wider search might find better"
+            display_markdown(f"{where}: {'; '.join(edges)}.")
 
 
 def _banner_text(study):
@@ -108,55 +101,38 @@ def _banner_text(study):
 
 
 def spot_check_text(checked):
-    """What the runs of now say about their committed twins.
-
-    Arguments:
-        checked: pairs of a result and its committed twin.
-
-    Raises:
-        RuntimeError: a twin that was trained on the same kind of machine (processor or GPU, threads, version of torch) has
-            other numbers.
-    """
+    """What the runs of now say about their committed twins, from pairs of both. RuntimeError if a twin of the same kind
+    of machine (device, threads, version of torch) has other numbers."""
     if not checked:
         return ""
     apart, broken = [], []
     for result, twin in checked:
         if result.metrics != twin.metrics:
             apart.append(abs(result.metrics["test_mse"] / twin.metrics["test_mse"] - 1))
-            kinds = {
-                tuple(one.provenance.get(name) for name in ("device", "threads", "torch")) for one in (result, twin)
-            }
-            if len(kinds) == 1:
+            now, then = result.provenance, twin.provenance
+            if all(now.get(name) == then.get(name) for name in ("device", "threads", "torch")):
                 broken.append(result.run.label)
     if broken:
-        raise RuntimeError(
-            f"the spot check failed: on the same kind of machine these runs differ from the committed ones: {'; '.join(broken)}"
-        )
-    others = (
-        f", {len(apart)} (of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
-        if apart
-        else ""
-    )
+        found = f"on the same kind of machine these runs differ from the committed ones: {'; '.join(broken)}"
+        raise RuntimeError(f"the spot check failed: {found}")
     same = len(checked) - len(apart)
-    return f"Spot check: {len(checked)} of them were trained again now, {same} bit for bit the same{others}."
+    said = f"Spot check: {len(checked)} of them were trained again now, {same} bit for bit the same"
+    if apart:
+        said += f", {len(apart)} (of another kind of machine) with test errors that differ by up to {max(apart):.1%}"
+    return said + "."
 
 
 def close_study(study, page, frame=None, conditions=None, **tables):
     """Display the verdicts, the downloads behind a page, where its numbers come from, and the command that makes it.
 
-    Verdicts on committed results are also stored in `results/verdicts`, where the scoreboard reads them, if all methods and
-    conditions were asked for.
+    Verdicts on committed results are stored in `results/verdicts` if all methods and conditions were asked for.
 
     Arguments:
-        study: what `open_study` returned.
-        page: name of the notebook, without folder and ending.
+        study: what `open_study` returned, or a TypeError.
+        page: name of the notebook, without folder and ending; ValueError if no claim is about it.
         frame: what is judged, one row per run with its `condition`; by default the study's own.
         conditions: the values of that column that are judged, where they are not the study's conditions.
         tables: DataFrames or rows of a `comparison_table` to download, by the last part of their file names.
-
-    Raises:
-        TypeError: `study` is not what `open_study` returned.
-        ValueError: no claim is about `page`.
     """
     from nrae_lib import paper
 
@@ -203,20 +179,18 @@ def two_ways(items):
     """Display what a claim's verdicts say together where the options were chosen in two ways; nothing where they were not."""
     from nrae_lib.pages.plans import FAVOURABLE
 
-    found = {(item.claim, item.condition): item.status for item in items}
-    rows = {}
+    found, rows = {(item.claim, item.condition): item.status for item in items}, {}
     for (claim, condition), status in found.items():
         if favourable := found.get((claim, condition + FAVOURABLE)):
-            both = {status, favourable}
             says = "undecided"
-            if both == {"reproduced"}:
+            if favourable == status == "reproduced":
                 says = "holds either way"
             elif favourable == "reproduced":
                 says = "fragile: it needs options that are chosen for it"
-            elif both == {"not reproduced"}:
+            elif favourable == status == "not reproduced":
                 says = "fails either way"
-            columns = ("by the error", "by the figure's criterion", "the claim")
-            rows[f"{claim.text} ({condition})"] = dict(zip(columns, (status, favourable, says), strict=True))
+            both = {"by the error": status, "by the figure's criterion": favourable, "the claim": says}
+            rows[f"{claim.text} ({condition})"] = both
     if rows:
         text_table(rows, caption="What the two ways to choose say together")
 

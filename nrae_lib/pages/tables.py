@@ -33,7 +33,7 @@ def comparison_table(rows, columns, caption, lower_is_better=True, digits=2, mis
     """Display numbers of several methods, one row per source ("paper", "MNIST S, full scale (5 seeds)", ...).
 
     The best and the second-best number of each row are marked; numbers that print alike share the mark. A row with a
-    single number has no mark.
+    single number has no mark. ValueError if a row names a column that the table does not have.
 
     Arguments:
         rows: label -> {column: number, (mean, standard deviation), None, or a text that says why there is none}.
@@ -42,9 +42,6 @@ def comparison_table(rows, columns, caption, lower_is_better=True, digits=2, mis
         lower_is_better: whether a small number is the good one.
         digits: decimals shown.
         missing: the footnote for None, for NaN and for a column that a row lacks.
-
-    Raises:
-        ValueError: a row names a column that the table does not have.
     """
     columns, footnotes, cells, marks = list(columns), {}, {}, {}
     for label, row in rows.items():

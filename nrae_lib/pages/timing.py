@@ -92,8 +92,7 @@ def formulations(neighbor_weight: float = 1.0) -> dict[str, Objective]:
 
 
 def check_formulations(contenders: dict[str, Objective]) -> None:
-    """Raise AssertionError unless all formulations of a method ("name, way") have the same loss and gradients, in double
-    precision and on small networks."""
+    """AssertionError unless all formulations of a method ("name, way") have the same loss and gradients (float64)."""
     for network in (Network((12, 8), 2, "elu"), Network((12,), 3, "relu", "sigmoid")):
         data, found = torch.rand(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), {}
         for name, objective in contenders.items():
@@ -122,9 +121,7 @@ class _StandIns(Preparation):
 
 def turns(size: Size, contenders: dict[str, Objective], device: str = "cpu") -> dict[str, Callable[[], float]]:
     """Name -> function that takes a step (on a GPU, which works ahead of the host, twenty) and returns its seconds.
-
-    Objectives that need the same form of the network share one model. Its first step also makes Adam's moments.
-    """
+    Objectives that need the same form of the network share one model. Its first step also makes Adam's moments."""
     (network, features, batch_size), steps = size, 1 if device == "cpu" else 20
     generator = torch.Generator(device).manual_seed(0)
     data = torch.rand(_POINTS, features, generator=generator, device=device)
@@ -165,10 +162,7 @@ def clock(device: str) -> float:
 
 def take_turns(turns: dict, rounds: int) -> pandas.DataFrame:
     """Seconds that the functions of ``turns`` return, one row per round and one column per name: everyone takes one turn
-    per round, in an order drawn for each. A round that does not count comes first.
-
-    Raises:
-        ValueError: for fewer than one round.
+    per round, in an order drawn for each. A round that does not count comes first. ValueError for fewer than one round.
     """
     import pandas
 

@@ -16,10 +16,9 @@ errors (five runs is what the paper has there), and uses the tests of :mod:`nrae
   1.9 % on MNIST (S), 34 % and 37 % on CIFAR10 (S). *The printed value*: within two printed deviations or 25 %, the larger.
 - *negligible standard errors*: all lie below a tenth of the mean, by simulated samples.
 
-"Reproduced" is a claim whose every part is significant, "not reproduced" one of which the opposite of a part is, corrected for their
-number, and of a margin a truth outside it. All else is "inconclusive", with the power if it is small. Either wrong verdict has a
-probability of at most 5 %; :func:`by_chance` says what that means for many.
-A run that is missing or has diverged makes what needs it "not run". Without any spread the numbers decide, a tie nothing.
+What is neither "reproduced" nor "not reproduced" is "inconclusive", with the power if it is small, or "not run". Either
+wrong verdict has a probability of at most 5 %; :func:`by_chance` says what that means for many. Without any spread the
+numbers decide, a tie nothing.
 """
 
 from __future__ import annotations
@@ -42,14 +41,11 @@ CLAIMS: tuple[Claim, ...] = (*figures.CLAIMS, *images.CLAIMS, *runtime.CLAIMS, *
 
 
 def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str, ...]) -> list[Verdict]:
-    """Verdicts on all claims of ``page`` under each of ``conditions``, in the catalogue's order.
+    """Verdicts on all claims of ``page`` under each of ``conditions``, in the catalogue's order. ValueError if no claim
+    is about ``page``, or a method has two rows for one condition and seed.
 
-    Arguments:
-        frame: one row per run, with condition, method, seed and the measures; perhaps empty. Too few seeds make a verdict
-            "inconclusive", missing methods or runs "not run".
-
-    Raises:
-        ValueError: if no claim is about ``page``, or a method has two rows for one condition and seed.
+    ``frame`` has one row per run, with condition, method, seed and the measures; it may be empty. Too few seeds make a
+    verdict "inconclusive", missing methods or runs "not run".
     """
     claims = [claim for claim in CLAIMS if claim.page == page]
     if not claims:
@@ -66,10 +62,8 @@ def judge(page: str, frame: pandas.DataFrame, preset: str, conditions: tuple[str
             if absent := [method for method, count in counts.items() if not count]:
                 found = "not run", f"no runs of {', '.join(absent)} under this condition."
             elif (fewest := min(counts.values())) < claim.fewest:
-                found = (
-                    "inconclusive",
-                    f"{fewest} {claim.unit}(s); at least {claim.fewest} decide.{claim.rule.want(fewest)}",
-                )
+                few = f"{fewest} {claim.unit}(s); at least {claim.fewest} decide.{claim.rule.want(fewest)}"
+                found = "inconclusive", few
             else:
                 found = claim.rule(rows)
             verdicts.append(Verdict(claim, condition, preset, *found))

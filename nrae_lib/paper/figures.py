@@ -34,118 +34,98 @@ CLAIMS: tuple[Claim, ...] = (
                 "fig4_sine", "4.1, Figure 4", f"fig4-smooth{suffix}",
                 f"NRAE-L and NRAE-Q reproduce a smooth manifold better than {spelled(*rivals)} (here: the total turning of "
                 "the learned curve is closer to the noise-free curve's, one half turn).",
-                lower("total_turning", NRAE, rivals, target=1.0), conditions,
-            ),
+                lower("total_turning", NRAE, rivals, target=1.0), conditions),
             _table1(
                 f"table1-best{suffix}", f"NRAE-L and NRAE-Q have a lower error on clean points than {spelled(*rivals)}.",
-                lower("test_mse", NRAE, rivals), conditions,
-            ),
+                lower("test_mse", NRAE, rivals), conditions),
         )
     ),
     Claim(
         "table1_sine", "4.1, Table 1 (our inference)", "table1-l-is-q",
         "NRAE-L (0.29 ± 0.06) and NRAE-Q (0.30 ± 0.07) do not differ: the table suggests it, the paper does not say it (here: "
         f"by less than {MARGIN:.0%}).",
-        equal("test_mse", *NRAE),
-    ),
+        equal("test_mse", *NRAE)),
     *(
         _table1(
             f"table1-value-{printed.method}",
             f"The error of {spelled(printed.method)} times 100 is {printed.value:.2f} ± {printed.error:.2f} (here: the mean lies "
             "within two such deviations, or 25 % if that is more).",
-            printed_value(printed, "test_mse", 100), ("text",),
-        )
+            printed_value(printed, "test_mse", 100), ("text",))
         for printed in values("nrae", "table1", "sine")
     ),
     _fig7("fig7-q-right", "NRAE-Q learns the right local geometry of the Swiss roll.", rate(("nrae_q",), succeed=True)),
     _fig7(
         "fig7-grae-spae-right", "GRAE and SPAE learn the right local geometry of the Swiss roll.",
-        rate(_GEOMETRIC, succeed=True), _TEXT,
-    ),
+        rate(_GEOMETRIC, succeed=True), _TEXT),
     *(
         _fig7(
             f"fig7-baselines-wrong{suffix}", f"{spelled(*wrong)} do not learn the right local geometry.",
-            rate(wrong, succeed=False), conditions,
-        )
+            rate(wrong, succeed=False), conditions)
         for suffix, conditions, rivals in _SCOPES
         for wrong in [tuple(name for name in rivals if name not in _GEOMETRIC)]
     ),
     _fig7(
         "fig7-grae-spae-error", "GRAE and SPAE raise the reconstruction error: it is higher than NRAE-Q's.",
-        higher("test_mse", _GEOMETRIC, ("nrae_q",)), _TEXT,
-    ),
+        higher("test_mse", _GEOMETRIC, ("nrae_q",)), _TEXT),
     _fig7("fig7-l-fails", "NRAE-L fails where NRAE-Q succeeds.", succeeds_where_other_fails("nrae_q", "nrae_l")),
     _fig8(
         "fig8-right", "SPAE, NRAE-L and NRAE-Q learn the right order of the training images of the rotated and the shifted digit.",
-        rate(("spae", *NRAE), succeed=True, columns=_IMAGES), _DIGITS,
-    ),
+        rate(("spae", *NRAE), succeed=True, columns=_IMAGES), _DIGITS),
     _fig8(
         "fig8-baselines-wrong", "AE, VAE, WAE, DAE, CAE and GRAE do not learn the right order.",
-        rate(("ae", "vae", "wae", "dae", "cae", "grae"), succeed=False, columns=_IMAGES), _DIGITS,
-    ),
+        rate(("ae", "vae", "wae", "dae", "cae", "grae"), succeed=False, columns=_IMAGES), _DIGITS),
     _fig9(
         "fig9-right", "NRAE-Q learns a circular code with the correct local geometry.",
-        rate(("nrae_q",), succeed=True, columns=_CIRCULAR),
-    ),
+        rate(("nrae_q",), succeed=True, columns=_CIRCULAR)),
     _fig9("fig9-others-wrong", "AE, DAE, CAE and NRAE-L do not.", rate(("ae", "dae", "cae", "nrae_l"), False, _CIRCULAR)),
     *(
         _fig5(
             f"fig5-smooth{suffix}",
             f"NRAE-L and NRAE-Q generate images that vary more smoothly than those of every baseline, {where} (DAE counts below).",
-            lower(f"{part}_roughness", NRAE, tuple(name for name in BASELINES if name != "dae")),
-        )
+            lower(f"{part}_roughness", NRAE, tuple(name for name in BASELINES if name != "dae")))
         for suffix, part, where in (
             ("", "grid", "over the whole latent grid"), ("-near-data", "data", "where the latent grid is near training codes"),
         )
     ),
     _fig5(
         "fig5-dae", "The images that DAE generates do not vary smoothly: less so than those of NRAE-L and NRAE-Q.",
-        lower("grid_roughness", NRAE, ("dae",)),
-    ),
+        lower("grid_roughness", NRAE, ("dae",))),
     on_images(
         "fig6_curvature", "4.1, Figure 6", "fig6-flatter", "NRAE-L and NRAE-Q learn flatter surfaces than every baseline.",
-        lower("log10_curvature", NRAE, BASELINES),
-    ),
+        lower("log10_curvature", NRAE, BASELINES)),
     _fig1(
         "fig1-overfits", "The vanilla autoencoder overfits noisy data: NRAE-L's and NRAE-Q's curves turn less.",
-        higher("total_turning", ("ae",), NRAE), ("noisy sine",),
-    ),
+        higher("total_turning", ("ae",), NRAE), ("noisy sine",)),
     _fig1(
         "fig1-wrong-geometry", "The vanilla autoencoder learns a wrong local geometry.", rate(("ae",), succeed=False),
-        ("Swiss roll",),
-    ),
+        ("Swiss roll",)),
     _fig2(
         "fig2-points", "The vanilla autoencoder reconstructs the points almost perfectly (here: with a lower error than NRAE-L "
         "and NRAE-Q).",
-        lower("train_mse", ("ae",), NRAE),
-    ),
+        lower("train_mse", ("ae",), NRAE)),
     *(
         _fig2(
             f"fig2-neighbourhoods-{name}", "The vanilla autoencoder's reconstruction of neighbourhoods is considerably different "
             f"from the neighbourhoods (here: the error of the {name} one is higher than NRAE-{name[0].upper()}'s).",
-            higher(f"neighborhood_{order}", ("ae",), (f"nrae_{name[0]}",)),
-        )
+            higher(f"neighborhood_{order}", ("ae",), (f"nrae_{name[0]}",)))
         for order, name in _ORDERS.items()
     ),
     *(
         Claim(
             "fig3_loss_cases", "2.1, Figure 3 (our illustration)", f"fig3-ranks-{name}",
             f"The right manifold has the smallest neighbourhood reconstruction loss ({name} approximation).",
-            lower(f"neighborhood_{order}", ("right",), ("wrong order", "overfitting")),
-        )
+            lower(f"neighborhood_{order}", ("right",), ("wrong order", "overfitting")))
         for order, name in _ORDERS.items()
     ),
     *(
         on_images(
             "lambda_and_order", "2.1; supplement 3 (limit, our illustration)", f"lambda-to-ae-{method}",
             f"NRAE converges to the vanilla autoencoder: at the smallest λ {spelled(method)} has AE's error.",
-            equal("test_mse", method, "ae"), _LIMITS,
-        )
+            equal("test_mse", method, "ae"), _LIMITS)
         for method in NRAE
     ),
     Claim(
         "lambda_and_order", "2.2", "batch-with-x", "Forcing each batch of a neighbourhood to include x improves convergence (here: "
         "with x and one neighbour, setting 2, the error on noise-free points is lower than with two neighbours and never x, setting 1).",
-        falls("test_mse", NRAE), ("sine, ELU", "Swiss roll, ELU"),
-    ),
+        falls("test_mse", NRAE), ("sine, ELU", "Swiss roll, ELU")),
 )  # fmt: skip

@@ -47,41 +47,34 @@ CLAIMS: tuple[Claim, ...] = (
     on_images(
         "fig10_sample_size", "4.3, Figure 10", "fig10-below-most", "NRAE-L and NRAE-Q have a lower test error than most of "
         "the baselines, whatever the number of training images (here: than at least four of the seven, at every number).",
-        below_most("test_mse", NRAE, BASELINES),
-    ),
+        below_most("test_mse", NRAE, BASELINES)),
     on_images(
         "fig10_sample_size", "4.3, Figure 10", "fig10-falls", "The test errors of all methods decrease as the number of training "
         "images increases (here: the slope of their logarithms is below zero).",
-        rules.falls("test_mse", (*BASELINES, *NRAE)),
-    ),
+        rules.falls("test_mse", (*BASELINES, *NRAE))),
     on_images(
         "supp_fig2_neighbors", "supplement 2.2, Figure 2", "supp-fig2-neighbors",
         "NRAE-L and NRAE-Q are mostly better than the other baselines, robustly to the number of neighbours k (here: at every k "
         "their test error is lower than that of at least four of the seven).",
-        below_most("test_mse", NRAE, BASELINES),
-    ),
+        below_most("test_mse", NRAE, BASELINES)),
     on_images(
         "supp_sec23_neighborhood_batch", "supplement 2.3", "supp-sec23-batch", "The test errors of NRAE-L and NRAE-Q are "
         "robust to the neighbourhood batch size (here: within half of the printed gap between the best baseline and NRAE, "
         f"{half_gap('mnist', 'S', 'nrae_l'):.1%} of the error at size 2).",
-        rules.steady("test_mse", {name: half_gap("mnist", "S", name) for name in NRAE}),
-    ),
+        rules.steady("test_mse", {name: half_gap("mnist", "S", name) for name in NRAE})),
     _pictures(
         "supplement 2.4, Figure 3", "supp-fig3-better",
         "Images reconstructed by NRAE-L and NRAE-Q are much better than those of the other baselines on SVHN (S) and CIFAR10 (S) "
         "(here: their test error is lower than that of each of the six; the supplement has no GRAE).",
-        lower("test_mse", NRAE, _TABLE2), ("SVHN S", "CIFAR10 S"),
-    ),
+        lower("test_mse", NRAE, _TABLE2), ("SVHN S", "CIFAR10 S")),
     _pictures(
         "supplement 2.4, Figure 4", "supp-fig4-blurry", "On CELEBA (L) images reconstructed by NRAE-L and NRAE-Q are a "
         "little more blurry than the others' (here: less sharp than those of each of the five baselines).",
-        lower("sharpness", NRAE, _TABLE2_NO_CAE), ("CELEBA L",),
-    ),
+        lower("sharpness", NRAE, _TABLE2_NO_CAE), ("CELEBA L",)),
     _pictures(
         "supplement 2.4, Figure 4", "supp-fig4-alike", "On CIFAR10 (L) reconstructed images do not differ visibly (here: the "
         f"sharpness of NRAE-L's and NRAE-Q's is within {rules.MARGIN:.0%} of each of the six baselines').",
-        rules.every(*(rules.equal("sharpness", *pair) for pair in product(NRAE, _TABLE2))), ("CIFAR10 L",),
-    ),
+        rules.every(*(rules.equal("sharpness", *pair) for pair in product(NRAE, _TABLE2))), ("CIFAR10 L",)),
     *(
         _table2(
             f"supp-table2-elbo{suffix}", "NRAE-L and NRAE-Q mostly have a higher ELBO than the other baselines (here: than "
@@ -103,8 +96,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         _table2(
             f"supp-table2-elbo-{rival}", f"{rival.upper()} has a higher ELBO than {spelled(*beaten)}, as the table prints it.",
-            higher("elbo", (rival,), beaten), conditions,
-        )
+            higher("elbo", (rival,), beaten), conditions)
         for rival, beaten, conditions in (
             ("cae", NRAE, _EXCEPTED), ("spae", NRAE[:1], _EXCEPTED),
         )
@@ -112,15 +104,13 @@ CLAIMS: tuple[Claim, ...] = (
     _table2(
         "supp-table2-fid-lower",
         "NRAE-L and NRAE-Q have a lower FID than the other baselines on SVHN, CIFAR10 (S) and CIFAR100 (S).",
-        lower("fid", NRAE, _TABLE2), ("SVHN S", "SVHN L", "CIFAR10 S", "CIFAR100 S"),
-    ),
+        lower("fid", NRAE, _TABLE2), ("SVHN S", "SVHN L", "CIFAR10 S", "CIFAR100 S")),
     *(
         _table2(
             f"supp-table2-fid-higher-{condition.split()[0].lower()}",
             "FID does not always go with the error: NRAE-L and NRAE-Q have a lower error, yet a higher FID, than "
             f"{spelled(*rivals)}{remark}.",
-            rules.every(lower("test_mse", NRAE, rivals), higher("fid", NRAE, rivals)), (condition,),
-        )
+            rules.every(lower("test_mse", NRAE, rivals), higher("fid", NRAE, rivals)), (condition,))
         for condition, rivals, remark in (
             ("CIFAR10 L", ("cae", "spae"), ", as the table prints it"), ("CELEBA L", _TABLE2_NO_CAE, ": the highest of all"),
         )

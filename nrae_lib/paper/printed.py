@@ -29,14 +29,10 @@ class Value:
 
 @cache
 def values(paper: str, table: str, dataset: str, size: str = "") -> tuple[Value, ...]:
-    """The numbers of one table, in its order.
+    """The numbers of one table, in its order. ValueError for a paper or a table that is not there, naming what is.
 
-    Arguments:
-        paper: "nrae", "iae" or "eae".
-        table, dataset, size: as in the first columns of the paper's csv file, for example "table1", "sine", "".
-
-    Raises:
-        ValueError: for an unknown paper, or a table that has no such rows, naming the valid choices.
+    ``paper`` is "nrae", "iae" or "eae"; ``table``, ``dataset`` and ``size`` stand in the first columns of its csv file,
+    such as "table1", "sine", "".
     """
     if paper not in PAPERS:
         raise ValueError(f"unknown paper {paper!r}: choose one of {', '.join(PAPERS)}")

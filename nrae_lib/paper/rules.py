@@ -135,9 +135,7 @@ def higher(metric: str, methods: Names, rivals: Names) -> Rule:
     return lower(metric, methods, rivals, sign=-1)
 
 
-def lower(
-    metric: str, methods: Names, rivals: Names, target: float | None = None, sign: int = 1, slack: float = 0.0
-) -> Rule:
+def lower(metric: str, methods: Names, rivals: Names, target: float | None = None, sign=1, slack=0.0) -> Rule:
     """Rule: every one of ``methods`` is lower than every one of ``rivals`` (one-sided paired t-tests of logarithms).
 
     Wrong in at most 5 % either way (simulated: normal logarithms and Student's, 3 degrees; 3, 5 and 10 seeds). Power if a run's
@@ -189,15 +187,15 @@ def below_most(value: str, methods: Names, rivals: Names, sign: int = 1, least: 
         least: u, if it is not the smallest majority.
     """
 
+    names, enough = (*methods, *rivals), least or len(rivals) // 2 + 1
+
     def judge(frame):
-        settings, names = _settings(frame, value, (*methods, *rivals)), (*methods, *rivals)
+        settings = _settings(frame, value, names)
         found = [_logarithms(_of(frame, column, *names), value) for column in settings or [value]]
         tests, parts = [], []
         for method in methods:
             differences = [[sign * (logs[method] - logs[rival]) for rival in rivals] for logs in found]
-            tests += [
-                pvalues.most(list(map(pvalues.below, each)), least or len(rivals) // 2 + 1) for each in differences
-            ]
+            tests += [pvalues.most(list(map(pvalues.below, each)), enough) for each in differences]
             beaten = ", ".join(str(sum(one.mean() < 0 for one in each)) for each in differences)
             parts.append(f"{method} is {'lower' if sign > 0 else 'higher'} than {beaten} of {len(rivals)} baselines")
         shown = f" (settings: {', '.join(settings.values())})" if len(settings) > 1 else ""
@@ -221,11 +219,8 @@ def falls(value: str, methods: Names) -> Rule:
         tests = [pvalues.below(each) for each in slopes.values()]
         parts = [f"{name} {each.mean():+.2f}" for name, each in slopes.items()]
         held, refuted = pvalues.every(tests)
-        return (
-            held,
-            refuted,
-            f"{value} changes with exponent {', '.join(parts)}; p = {held:.2g}, against it {refuted:.2g}.",
-        )
+        said = f"{value} changes with exponent {', '.join(parts)}; p = {held:.2g}, against it {refuted:.2g}."
+        return held, refuted, said
 
     return Rule(methods, judge)
 
@@ -247,24 +242,16 @@ def steady(value: str, margins: dict[str, float]) -> Rule:
             shown = ", ".join(f"{np.expm1(change.mean()):+.1%}" for change in changes)
             parts.append(f"{method} changes by {shown} (margin {margin:.1%})")
         (held, refuted), (first, *after) = pvalues.every(tests), settings.values()
-        return (
-            held,
-            refuted,
-            (
-                f"{'; '.join(parts)} from setting {first} to {', '.join(after)}; all within: p = {held:.2g}, some outside: "
-                f"p = {refuted:.2g}."
-            ),
-        )
+        said = f"{'; '.join(parts)} from setting {first} to {', '.join(after)}"
+        return held, refuted, f"{said}; all within: p = {held:.2g}, some outside: p = {refuted:.2g}."
 
     return Rule(methods, judge)
 
 
 def equal(metric: str, first: str, second: str, margin: float = MARGIN) -> Rule:
-    """Rule: ``first`` and ``second`` differ by less than ``margin``, a fraction, on a typical seed (paired t-tests of logarithms).
-
-    Wrong in at most 5 % either way, as :func:`lower`. Power where they do not differ and the margin is two deviations of the
-    logarithm of their ratio: 95 % at five, 100 % at ten seeds.
-    """
+    """Rule: ``first`` and ``second`` differ by less than ``margin``, a fraction, on a typical seed (paired t-tests of
+    logarithms). Wrong in at most 5 % either way, as :func:`lower`. Power where they do not differ and the margin is two
+    deviations of the logarithm of their ratio: 95 % at five, 100 % at ten seeds."""
 
     def judge(frame):
         found = _of(frame, metric, first, second)
@@ -273,39 +260,28 @@ def equal(metric: str, first: str, second: str, margin: float = MARGIN) -> Rule:
             return 0.0, 1.0, f"{first} and {second} agree exactly, bit for bit, on all {len(ours)} draws."
         logs = _logarithms(found, metric)
         held, refuted = pvalues.within(logs[first] - logs[second], -np.log1p(margin), np.log1p(margin))
-        return (
-            held,
-            refuted,
-            (
-                f"{first} {_typical(logs[first], metric):.3g}, {second} {_typical(logs[second], metric):.3g} on {len(ours)} draws; "
-                f"within {margin:.1%}: p = {held:.2g}, outside: p = {refuted:.2g}."
-            ),
-        )
+        typical = ", ".join(f"{name} {_typical(numbers, metric):.3g}" for name, numbers in logs.items())
+        said = f"{typical} on {len(ours)} draws; within {margin:.1%}: p = {held:.2g}, outside: p = {refuted:.2g}."
+        return held, refuted, said
 
     return Rule((second, first), judge)
 
 
 def between(metric: str, methods: Names, low: float = 0.0, high: float = float("inf")) -> Rule:
-    """Rule: for every one of ``methods`` the typical ``metric`` over rounds is above low and below high (t-tests of logarithms).
-
-    Error rates as :func:`lower`; power as :func:`equal` with two limits, as :func:`lower` with one.
-    """
+    """Rule: for every one of ``methods`` the typical ``metric`` over rounds is above low and below high (t-tests of
+    logarithms). Error rates as :func:`lower`; power as :func:`equal` with two limits, as :func:`lower` with one."""
 
     def judge(frame):
         logs = _logarithms(_of(frame, metric, *methods), metric)
-        bounds = (
-            (low, high)
-            if metric.startswith(_LOGARITHMS)
-            else [np.log(bound) if bound else -np.inf for bound in (low, high)]
-        )
+        bounds = low, high
+        if not metric.startswith(_LOGARITHMS):
+            bounds = [np.log(bound) if bound else -np.inf for bound in bounds]
         tests = [pvalues.within(numbers, *bounds) for numbers in logs.values()]
         parts = [
             f"{name} {_typical(numbers, metric):.2f} (inside: p = {held:.2g}, outside: p = {refuted:.2g})"
             for (name, numbers), (held, refuted) in zip(logs.items(), tests, strict=True)
         ]
-        limits = " and ".join(
-            f"{side} {x:.2f}" for x, side in ((low, "above"), (high, "below")) if 0 < x < float("inf")
-        )
+        limits = " and ".join(f"{side} {x:.2f}" for x, side in ((low, "above"), (high, "below")) if 0 < x < np.inf)
         return *pvalues.every(tests), f"t-tests of {metric} {limits}, typical values over rounds: {'; '.join(parts)}."
 
     return Rule(methods, judge)
@@ -333,18 +309,12 @@ def printed_value(printed: Value, metric: str, scale: float) -> Rule:
 
     def judge(frame):
         found = {method: _of(frame, metric, method)[method] * scale}
-        held, refuted = pvalues.within(
-            _logarithms(found, metric)[method], *np.log([printed.value - margin, printed.value + margin])
-        )
+        limits = np.log([printed.value - margin, printed.value + margin])
+        held, refuted = pvalues.within(_logarithms(found, metric)[method], *limits)
         ours, count = trimmed(found[method]), len(found[method])
-        return (
-            held,
-            refuted,
-            (
-                f"{method}: printed {printed.value:.2f} ± {printed.error:.2f}, ours {ours.mean():.2f} ± {ours.std(ddof=1):.2f} "
-                f"({len(ours)} of {count} draws); within ± {margin:.2f}: p = {held:.2g}, outside: p = {refuted:.2g}."
-            ),
-        )
+        theirs = f"{method}: printed {printed.value:.2f} ± {printed.error:.2f}"
+        said = f"ours {ours.mean():.2f} ± {ours.std(ddof=1):.2f} ({len(ours)} of {count} draws); within ± {margin:.2f}"
+        return held, refuted, f"{theirs}, {said}: p = {held:.2g}, outside: p = {refuted:.2g}."
 
     return Rule((method,), judge)
 
@@ -378,24 +348,16 @@ def relative_error_below(metric: str, methods: Names, limit: float) -> Rule:
             below = [np.searchsorted(law, found[method]) / len(law) for law in _relative_errors(len(numbers), limit)]
             tests.append((float(max(below)), float(1 - min(below))))
         (held, refuted), worst = pvalues.every(tests), max(found, key=found.get)
-        return (
-            held,
-            refuted,
-            (
-                f"The largest standard error is that of {worst}, {found[worst]:.1%} of its mean; all below {limit:.0%}: p = {held:.2g}, "
-                f"some above: p = {refuted:.2g}."
-            ),
-        )
+        said = f"The largest standard error is that of {worst}, {found[worst]:.1%} of its mean"
+        return held, refuted, f"{said}; all below {limit:.0%}: p = {held:.2g}, some above: p = {refuted:.2g}."
 
     return Rule(methods, judge, "a standard error of a quarter of the limit", power)
 
 
 def go_together(metric: str, other: str, methods: Names) -> Rule:
-    """Rule: of ``methods``, one with a lower ``metric`` has a higher ``other`` (exact one-sided test of Kendall's τ of their means).
-
-    The methods are the evidence, as seeds say nothing about other methods: power does not grow with them. Exact, so wrong in at
-    most 5 % either way; eight methods need τ of -0.57 or below.
-    """
+    """Rule: of ``methods``, one with a lower ``metric`` has a higher ``other`` (exact one-sided test of Kendall's τ of
+    their means). The methods are the evidence, as seeds say nothing about other methods: power does not grow with them.
+    Exact, so wrong in at most 5 % either way; eight methods need τ of -0.57 or below."""
 
     def judge(frame):
         means = [[each.mean() for each in _of(frame, name, *methods).values()] for name in (metric, other)]
@@ -410,11 +372,9 @@ def go_together(metric: str, other: str, methods: Names) -> Rule:
 def sign(metric: str, method: str, rival: str, within: str) -> Rule:
     """Rule: ``method`` has a lower value than ``rival`` on most of the conditions (one-sided sign test over them).
 
-    Exact, so wrong in at most 5 % either way. Power at a rate of 0.9: 81 % at eight conditions.
-
-    Arguments:
-        within: the column that names the conditions, such as image sets: one row for each method and condition, since the
-            seeds of a condition are no independent evidence about others. One that knows only one of the two does not count.
+    Exact, so wrong in at most 5 % either way. Power at a rate of 0.9: 81 % at eight conditions. These stand in the
+    column ``within``, such as image sets: one row for each method and condition, since the seeds of a condition are no
+    independent evidence about others. One that knows only one of the two does not count.
     """
 
     def judge(frame):
@@ -422,14 +382,8 @@ def sign(metric: str, method: str, rival: str, within: str) -> Rule:
         ours, theirs = _of(frame[frame[within].isin(shared)], metric, method, rival).values()
         better, worse = int((ours < theirs).sum()), int((ours > theirs).sum())
         held, refuted = pvalues.counts(better, worse)
-        return (
-            held,
-            refuted,
-            (
-                f"{method} is better than {rival} in {metric} on {better} of {better + worse} values of {within}; sign test "
-                f"p = {held:.2g}."
-            ),
-        )
+        said = f"{method} is better than {rival} in {metric} on {better} of {better + worse} values of {within}"
+        return held, refuted, f"{said}; sign test p = {held:.2g}."
 
     return Rule((rival, method), judge, *_OFTEN)
 
@@ -449,14 +403,9 @@ def _by_all(needs: Names, judge: Callable, columns: dict[str, str]) -> Rule:
 
 
 def rate(methods: Names, succeed: bool, columns: dict[str, str] = _ORDERS) -> Rule:
-    """Rule: each method is right on more (or fewer) than half of the seeds (exact binomial tests).
-
-    Wrong in at most 5 % either way. Power of one method that is right at a rate of 0.9: 53 % at six seeds, the fewest, and 74 %
-    at ten; the same against a claim that it is not.
-
-    Arguments:
-        columns: columns that count breaks (0: right), with what they were counted on; all must agree.
-    """
+    """Rule: each method is right on more (or fewer) than half of the seeds (exact binomial tests). ``columns`` count
+    breaks (0: right), with what they were counted on; all must agree. Wrong in at most 5 % either way. Power at a rate
+    of 0.9, for or against the claim: 53 % at six seeds, the fewest, and 74 % at ten."""
 
     def judge(frame, column):
         parts, tests = [], []
@@ -471,21 +420,14 @@ def rate(methods: Names, succeed: bool, columns: dict[str, str] = _ORDERS) -> Ru
 
 
 def succeeds_where_other_fails(method: str, other: str, columns: dict[str, str] = _ORDERS) -> Rule:
-    """Rule: ``method`` is right and ``other`` wrong on more seeds than the reverse (one-sided sign test), see :func:`rate`.
-
-    Wrong in at most 5 % either way; power as :func:`rate`, of the seeds that tell the two apart.
-    """
+    """Rule: ``method`` is right and ``other`` wrong on more seeds than the reverse (one-sided sign test), see
+    :func:`rate`. Wrong in at most 5 % either way; power as :func:`rate`, of the seeds that tell the two apart."""
 
     def judge(frame, column):
         ours, theirs = (breaks == 0 for breaks in _of(frame, column, method, other).values())
         better, worse = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
         held, refuted = pvalues.counts(better, worse)
-        return (
-            held,
-            refuted,
-            (
-                f"of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}; sign test p = {held:.2g}."
-            ),
-        )
+        said = f"of {len(ours)} seeds {method} alone is right on {better}, {other} alone on {worse}"
+        return held, refuted, f"{said}; sign test p = {held:.2g}."
 
     return _by_all((other, method), judge, columns)

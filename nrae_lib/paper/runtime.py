@@ -29,8 +29,7 @@ CLAIMS: tuple[Claim, ...] = (
         _table1(
             f"supp-table1-ratio-{method}",
             f"An epoch of {spelled(method)}{remark} takes {ratio:#.3g} times AE's ({seconds:g} against {SECONDS['ae']:g} s).",
-            about("ratio", method, ratio), (*_LIBRARY, "released") if method in NRAE else _LIBRARY,
-        )
+            about("ratio", method, ratio), (*_LIBRARY, "released") if method in NRAE else _LIBRARY)
         for method, seconds in SECONDS.items()
         for ratio, remark in [(seconds / SECONDS["ae"], " (time quoted from its own paper)" * (method == "topoae"))]
         if method != "ae"
@@ -38,39 +37,32 @@ CLAIMS: tuple[Claim, ...] = (
     _table1(
         "supp-table1-below-topoae",
         "TopoAE takes much longer than NRAE-L and NRAE-Q: 68 against 3.13 and 4.15 s (here: longer at all).",
-        between("topoae_ratio", NRAE, low=1.0), _LIBRARY,
-    ),
+        between("topoae_ratio", NRAE, low=1.0), _LIBRARY),
     _fig1(
         "supp-fig1-cae-dimension", "CAE's time rises rapidly with the input dimension D, because of the full Jacobian "
         "(here: relative to AE's it grows by more than 25 % from the smallest to the largest D).",
-        between("d_growth", ("cae",), low=1 + MARGIN), ("exact", "estimate", "full_jacobian"),
-    ),
+        between("d_growth", ("cae",), low=1 + MARGIN), ("exact", "estimate", "full_jacobian")),
     _fig1(
         "supp-fig1-nrae-dimension", "The times of NRAE-L and NRAE-Q stay comparable with those of existing methods at "
         "every D (here: at no D more than 25 % above the slowest of the others, without CAE).",
-        between("d_ratio", NRAE, high=1 + MARGIN), ("library",),
-    ),
+        between("d_ratio", NRAE, high=1 + MARGIN), ("library",)),
     _fig1(
         "supp-fig1-spae-neighbors", "SPAE's time grows linearly with the number of neighbours k (here: the exponent of k "
         "in what a step takes beyond AE's is 1 ± 25 %).",
-        about("k_exponent", "spae", 1.0), ("library",),
-    ),
+        about("k_exponent", "spae", 1.0), ("library",)),
     _fig1(
         "supp-fig1-nrae-neighbors", "The times of NRAE-L and NRAE-Q do not depend on k (here: at the largest k they are "
         "those at the smallest, ± 25 %).",
-        between("k_growth", NRAE, 1 - MARGIN, 1 + MARGIN), ("library",),
-    ),
+        between("k_growth", NRAE, 1 - MARGIN, 1 + MARGIN), ("library",)),
 )  # fmt: skip
 
 
 def step_frame(times: pandas.DataFrame) -> pandas.DataFrame:
     """What the claims on Table 1 need: condition, method, seed (the round), ratio and topoae_ratio.
 
+    Of ``times`` of a step, one row per round and one column per contender: a method, or "method, way to compute it".
     Condition "library" is over this library's AE, "plain" over AE as PyTorch runs it, "released" the released formulation
     over AE, both with PyTorch's default Adam. ``topoae_ratio`` is TopoAE's time over the method's.
-
-    Arguments:
-        times: of a step, one row per round and one column per contender: a method, or "method, way to compute it".
     """
     import pandas
 
@@ -86,13 +78,10 @@ def step_frame(times: pandas.DataFrame) -> pandas.DataFrame:
 def scaling_frame(measured: dict) -> pandas.DataFrame:
     """What the claims on Figure 1 need: condition, method, seed (the round), d_growth, d_ratio, k_growth and k_exponent.
 
-    Growth is the time at the largest value over that at the smallest, for D relative to AE's at the same D. The ratio is to the
-    slowest of AE, GRAE and SPAE at the same D, where it is largest. The exponent
-    is that of k in what a step takes beyond AE's, between the two largest k. Conditions: "library"; for CAE "exact",
-    "estimate" and "full_jacobian".
-
-    Arguments:
-        measured: "dimensions", "neighbors" and "full_jacobian" as :func:`nrae_lib.pages.timing.sweep` gives them.
+    ``measured`` are "dimensions", "neighbors" and "full_jacobian" as :func:`nrae_lib.pages.timing.sweep` has them.
+    Growth is the time at the largest value over that at the smallest, for D relative to AE's at the same D. The ratio
+    is to the slowest of AE, GRAE and SPAE at the same D, where it is largest. The exponent is that of k in what a step
+    takes beyond AE's, between the two largest k. Conditions: "library"; for CAE "exact", "estimate", "full_jacobian".
     """
     import pandas
 
@@ -108,9 +97,8 @@ def scaling_frame(measured: dict) -> pandas.DataFrame:
                 extra, k = np.clip(ms - times["ae"], 1e-3, None), measured[part]["values"]
                 columns["k_exponent"] = np.log(extra[-1] / extra[-2]) / np.log(k[-1] / k[-2])
             else:
-                columns["d_ratio"] = (
-                    ms / np.max([times[one] for one in ("ae", "grae", "spae") if one in times], axis=0)
-                ).max(0)
+                slowest = np.max([times[one] for one in ("ae", "grae", "spae") if one in times], axis=0)
+                columns["d_ratio"] = (ms / slowest).max(0)
                 columns["d_growth"] = ms[-1] / times["ae"][-1] / (ms[0] / times["ae"][0])
     frames = [pandas.DataFrame({"condition": c, "method": m, **columns}) for (c, m), columns in found.items()]
     return pandas.concat(frames).rename_axis("seed").reset_index()

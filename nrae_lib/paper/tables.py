@@ -32,10 +32,8 @@ def across(frame: pandas.DataFrame) -> pandas.DataFrame:
     """One row for each method and image set, its mean test error over sizes and seeds, for tests across sets.
 
     The small and the large part of a set are no independent evidence, so they count once. The error of a method that lacks
-    a run is infinite; of CAE on CELEBA, which the paper does not have, there is no row.
-
-    Returns:
-        columns condition ("all sets" everywhere), set, method, seed (the set's number) and test_mse.
+    a run is infinite; of CAE on CELEBA, which the paper does not have, there is no row. Columns: condition ("all sets"
+    everywhere), set, method, seed (the set's number) and test_mse.
     """
     runs = frame.pivot(index=["condition", "seed"], columns="method", values="test_mse").fillna(np.inf)
     means = runs.groupby(level="condition", sort=False).mean()
@@ -45,11 +43,8 @@ def across(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def against(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """NRAE trained on the small part of a set beside the baselines trained on the large one, under conditions "SVHN S against L".
-
-    Arguments:
-        frame: one row per run, with condition, method, seed and test_mse.
-    """
+    """NRAE trained on the small part of a set beside the baselines trained on the large one, under conditions "SVHN S
+    against L". ``frame`` has one row per run, with condition, method, seed and test_mse."""
     names = {title(name, size): f"{title(name, 'S')} against L" for name in AGAINST for size in "SL"}
     ours = frame.method.isin(NRAE)
     rows = frame[(ours & frame.condition.str.endswith(" S")) | (~ours & frame.condition.str.endswith(" L"))]
@@ -94,8 +89,7 @@ CLAIMS: tuple[Claim, ...] = (
         _table2(
             f"table2-best-{images}",
             f"NRAE-L and NRAE-Q have a higher PSNR than all baselines, DAE among them (here: of noisy {images} images).",
-            rules.higher(metric, NRAE, BASELINES), _NOISY,
-        )
+            rules.higher(metric, NRAE, BASELINES), _NOISY)
         for metric, images in _PARTS
     ),
     *(
@@ -103,8 +97,7 @@ CLAIMS: tuple[Claim, ...] = (
             f"table2-dae-third-{images}", f"DAE has the highest PSNR of the baselines (here: of noisy {images} images; the table "
             "itself says otherwise of CIFAR10 with noise 0.1).",
             rules.higher(metric, ("dae",), tuple(name for name in BASELINES if name != "dae")),
-            tuple(name for name in _NOISY if name != "CIFAR10 noise 0.1"),
-        )
+            tuple(name for name in _NOISY if name != "CIFAR10 noise 0.1"))
         for metric, images in _PARTS
     ),
     *_lowest(_table3, "table3", "SL"),
@@ -112,16 +105,14 @@ CLAIMS: tuple[Claim, ...] = (
         "table3-across", "NRAE-L and NRAE-Q have a lower test error than most of the other baselines (here: than at least four of "
         "the seven, each on most image sets).",
         rules.every(*(rules.most(*(rules.sign("test_mse", name, rival, "set") for rival in BASELINES)) for name in NRAE)),
-        (ACROSS,), "set",
-    ),
+        (ACROSS,), "set"),
     *(
         Claim(
             "table3_generalization", "supplement 2.4, remark on Table 2", f"supp-table2-small-{name}",
             f"{title(name, 'S')} against L: NRAE-L and NRAE-Q, trained on the small set, are comparable to {spelled(*rivals)}, trained "
             f"on the large one (here: at most {margin:.1%} worse, half of the gap printed for S).",
             rules.lower("test_mse", NRAE, rivals, slack=margin), (f"{title(name, 'S')} against L",),
-            fewest=rules.FEWEST_FOR_T_TESTS,
-        )
+            fewest=rules.FEWEST_FOR_T_TESTS)
         for name in AGAINST
         # Supplement, Table 2 has no GRAE, and no CAE on CELEBA.
         for rivals in [tuple(each for each in BASELINES if each != "grae" and (name, each) != ("celeba", "cae"))]
@@ -130,8 +121,7 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         _table4(
             f"table4-{base}", f"The neighbourhood loss improves {spelled(base)}: {spelled(*both)} have a lower test error.",
-            rules.lower("test_mse", both, (base,)), _SMALL,
-        )
+            rules.lower("test_mse", both, (base,)), _SMALL)
         for base in ("wae", "cae", "spae", "grae")
         for both in [(f"nr{base}_l", f"nr{base}_q")]
     ),
@@ -139,8 +129,7 @@ CLAIMS: tuple[Claim, ...] = (
         _table4(
             f"table4-better-than-alone-{name}",
             f"A combination can be better than NRAE alone: {spelled(both)} has a lower test error than {spelled(alone)}.",
-            rules.lower("test_mse", (both,), (alone,)), (title(name, "S"),),
-        )
+            rules.lower("test_mse", (both,), (alone,)), (title(name, "S"),))
         # Where one is printed below NRAE alone: the best one.
         for name, both, alone in (("mnist", "nrcae_l", "nrae_l"), ("cifar10", "nrwae_q", "nrae_q"))
     ),
@@ -148,8 +137,7 @@ CLAIMS: tuple[Claim, ...] = (
         claim(
             f"{identifier}-{name}", f"{text} {_HALF}.",
             rules.every(*(rules.equal("test_mse", one, base, half_gap(name, "S", base)) for one, base in pairs)),
-            (title(name, "S"),), fewest=rules.FEWEST_FOR_T_TESTS,
-        )
+            (title(name, "S"),), fewest=rules.FEWEST_FOR_T_TESTS)
         for claim, identifier, pairs, text in (
             (_table4, "table4-vae", (("nrvae_l", "vae"), ("nrvae_q", "vae")), "The neighbourhood loss hardly changes VAE: NRVAE-L and "
              "NRVAE-Q have its test error"),
@@ -161,15 +149,13 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     _table5(
         "table5-time", "E-NRAE takes longer per epoch than NRAE: E-NRAE-L than NRAE-L, and E-NRAE-Q than NRAE-Q.",
-        rules.between("ratio", _EXTENDED, low=1.0), tuple(f"{name}, times" for name in _SMALL), "round",
-    ),
+        rules.between("ratio", _EXTENDED, low=1.0), tuple(f"{name}, times" for name in _SMALL), "round"),
     *(
         _table5(
             f"table5-ratio-{name}", f"An epoch of E-NRAE-L takes {linear:.2f} times NRAE-L's, one of E-NRAE-Q {quadratic:.2f} "
             f"times NRAE-Q's (here: within {rules.MARGIN:.0%}).",
             rules.every(*(rules.about("ratio", *each) for each in zip(_EXTENDED, (linear, quadratic), strict=True))),
-            (f"{title(name, 'S')}, times",), "round",
-        )
+            (f"{title(name, 'S')}, times",), "round")
         for name in ("mnist", "cifar10")
         for linear, quadratic in [_ratios(name)]
     ),
@@ -178,8 +164,7 @@ CLAIMS: tuple[Claim, ...] = (
         _supplement(
             f"supp-table3-standard-errors{suffix}", f"The standard errors are negligible (here: below {_NEGLIGIBLE:.0%} of the "
             "mean, which holds for all that are printed).",
-            rules.relative_error_below("test_mse", names, _NEGLIGIBLE), tuple(title(name, "S") for name in sets),
-        )
+            rules.relative_error_below("test_mse", names, _NEGLIGIBLE), tuple(title(name, "S") for name in sets))
         for suffix, sets, names in (
             ("", tuple(IMAGE_SETS)[:-1], ("ae", "vae", "wae", "dae", "cae", "spae", *NRAE)),
             ("-celeba", ("celeba",), ("ae", "vae", "wae", "dae", "spae", *NRAE)),

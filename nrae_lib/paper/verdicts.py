@@ -1,5 +1,4 @@
-"""A claim, the verdict on it, and a file of each page's verdicts on committed runs, for the scoreboard: every build of the page
-judges these runs again and writes it."""
+"""A claim, the verdict on it, and a file of each page's verdicts on committed runs, which its build writes."""
 
 import json
 from collections.abc import Iterable
@@ -65,11 +64,8 @@ def save(page: str, verdicts: Iterable[Verdict], folder: str | Path) -> None:
 
 
 def load(claims: Iterable[Claim], folder: str | Path) -> list[Verdict]:
-    """The stored verdicts on ``claims``, in their order; of claims without one, nothing.
-
-    Raises:
-        ValueError: if a file is damaged, naming it.
-    """
+    """The stored verdicts on ``claims``, in their order; of claims without one, nothing. ValueError if a file is
+    damaged, naming it."""
     known, found = {claim.identifier: claim for claim in claims}, []
     for page in dict.fromkeys(claim.page for claim in known.values()):
         path = Path(folder) / f"{page}.json"

@@ -70,15 +70,10 @@ def slurm_cluster() -> Any:
 def local_cluster(workers: int) -> distributed.LocalCluster:
     """``workers`` processes that share this machine's cores, or the threads that torch is kept to, if these are fewer."""
     threads = max(1, min(CPU_COUNT // workers, torch.get_num_threads()))
-    return distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=threads,
-        memory_limit=0,  # a share of the memory each would end a run that alone needs more
-        dashboard_address="127.0.0.1:0",  # None would open port 8787 all the same
-        scheduler_kwargs={"dashboard": False},
-        silence_logs="CRITICAL",
-        env=_thread_variables(threads),
-    )
+    # A share of the memory each would end a run that alone needs more; no dashboard address would open port 8787.
+    settings = dict(memory_limit=0, dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False})
+    shares = dict(n_workers=workers, threads_per_worker=threads, env=_thread_variables(threads))
+    return distributed.LocalCluster(**shares, **settings, silence_logs="CRITICAL")
 
 
 def _thread_variables(threads: int) -> dict[str, str]:
@@ -128,9 +123,7 @@ def perform_all(
 ) -> Iterator[tuple[Run, Result | str]]:
     """The result or the error of each of the ``missing`` runs, as it ends; arguments as in :func:`nrae_lib.runs.run_all`.
 
-    Raises:
-        ConnectionError: if no scheduler answers, or it goes away.
-        RuntimeError: if SLURM refuses all jobs, or a worker differs (:class:`WorkerDiffers`).
+    ConnectionError if no scheduler answers or it goes away; RuntimeError if SLURM refuses all jobs or a worker differs.
     """
     store = Store(store.folder.resolve(), store.scratch)
     topic, code, workers = f"nrae-{uuid.uuid4().hex}", code_state(), min(workers, len(missing))
@@ -216,10 +209,8 @@ def _work(run: Run, store: Store, name: str, device: str, topic: str, code: str)
     """Perform ``run`` on this worker, see :func:`nrae_lib.runs.performing.attempt`, and say how it goes."""
     worker, said = distributed.get_worker(), -1.0
     if (code_state(), store.path(run).name) != (code, name):
-        raise WorkerDiffers(
-            f"worker {worker.address} has other files of nrae_lib, or of its images, than this process: let both use the "
-            "same, and start the older one again"
-        )
+        what = f"worker {worker.address} has other files of nrae_lib, or of its images, than this process"
+        raise WorkerDiffers(f"{what}: let both use the same, and start the older one again")
     if not (shared := store.folder.is_dir()):  # what is kept are checkpoints, for the next attempt on this machine
         store = Store(Path(tempfile.gettempdir()) / f"nrae-{os.getuid()}" / code, store.scratch)
 

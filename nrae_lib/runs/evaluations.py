@@ -24,17 +24,14 @@ from nrae_lib.runs.views import decode, encode
 def evaluate(
     run: Run, name: str, store: Store, function: Callable, options: dict | None = None, device: str = "auto"
 ) -> dict[str, float]:
-    """The metrics that ``function`` gives for the trained model of ``run``: read where stored, else computed and stored.
+    """The metrics that ``function`` gives for the trained model of ``run``: read where stored, else computed and
+    stored. ValueError if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
 
     Arguments:
         run: one whose results are kept with weights (``views.WITH_WEIGHTS``).
-        name: of the measure; with the run and ``options`` it identifies the evaluation. Give a measure whose meaning has
-            changed another name.
+        name: of the measure; with the run and ``options`` it identifies the evaluation; another meaning needs another.
         function: ``(model, data, **options) -> metrics``; the model is in evaluation mode, on ``device``.
         options: plain data (numbers, texts, lists).
-
-    Raises:
-        ValueError: if the run keeps no weights, or a metric is not a finite number; whatever ``function`` raises.
     """
     found = stored(run, name, store, options)
     if found is not None:
@@ -51,10 +48,8 @@ def evaluate(
 
 
 def stored(run: Run, name: str, store: Store, options: dict | None = None) -> dict[str, float] | None:
-    """The stored metrics of an evaluation, see :func:`evaluate`, or None; nothing is computed.
-
-    A damaged file is reported in one sentence and counts as missing.
-    """
+    """The stored metrics of an evaluation, see :func:`evaluate`, or None; nothing is computed. A damaged file is
+    reported in one sentence and counts as missing."""
     path, content = _place(run, name, store, options)
 
     def decode(sealed: bytes) -> dict[str, float]:
@@ -67,11 +62,8 @@ def stored(run: Run, name: str, store: Store, options: dict | None = None) -> di
 
 
 def reconstruction_fid(model: nn.Module, data: Dataset, **options) -> dict[str, float]:
-    """FID of the reconstructed test images and the test images (NRAE, supplement, Table 2).
-
-    Arguments:
-        options: of :func:`nrae_lib.core.measures.fid`, such as ``dims``, which also says what is raised.
-    """
+    """FID of the reconstructed test images and the test images (NRAE, supplement, Table 2); ``options`` and errors are
+    those of :func:`nrae_lib.core.measures.fid`."""
     reconstructed = decode(model, encode(model, data.test), data.test[0].numel())
     return {"fid": measures.fid(reconstructed, data.test, next(model.parameters()).device, **options)}
 

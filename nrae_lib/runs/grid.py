@@ -25,11 +25,8 @@ _ADDRESS = r"(tcp|tls|ucxx?|wss?|inproc)://\S+|(\[[\da-fA-F:]+\]|[^\s:/]+):\d+"
 
 
 class RunsFailed(RuntimeError):
-    """Some runs gave no result; the results of all others are stored.
-
-    ``failures``: run -> the text of its traceback, or one sentence where there is none. The message has one line for each
-    of them, then the tracebacks.
-    """
+    """Some runs gave no result; the results of all others are stored. ``failures``: run -> the text of its traceback,
+    or one sentence where there is none. The message has one line for each of them, then the tracebacks."""
 
     def __init__(self, failures: dict[Run, str]):
         super().__init__(failures)
@@ -51,13 +48,9 @@ def _names(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def run_all(
-    runs: Iterable[Run],
-    store: Store,
-    device: str = "auto",
-    progress: bool = True,
-    workers: int | None = None,
+    runs: Iterable[Run], store: Store, device: str = "auto", progress: bool = True, workers: int | None = None,
     cluster: "str | distributed.Client | None" = None,
-) -> list[Result]:
+) -> list[Result]:  # fmt: skip
     """Results of ``runs``, in their order.
 
     Each result is stored at once, so a killed process loses at most what it was performing, and of that only what came
@@ -73,11 +66,8 @@ def run_all(
         cluster: address of a Dask scheduler ("tcp://host:port") or a ``distributed.Client``, whose workers are all used;
             "slurm" for jobs that dask-jobqueue submits; empty or None for this machine.
 
-    Raises:
-        RunsFailed: at the end, with every run that raised, or that killed its worker again and again.
-        ValueError: for workers, a cluster or a device that cannot be.
-        OSError: if results cannot be kept in the store's folder.
-        ImportError: if Dask is needed and not there, naming the extra.
+    RunsFailed at the end, with every run that raised or killed its worker again and again; ValueError for workers, a
+    cluster or a device that cannot be; OSError if the folder cannot keep results; ImportError without Dask.
     """
     check_workers(workers)
     check_cluster(cluster)
@@ -174,10 +164,9 @@ def check_cluster(cluster: "str | distributed.Client | None") -> None:
         return
     wrong = isinstance(cluster, str) and cluster != "slurm" and not re.fullmatch(_ADDRESS, cluster)
     if wrong or not isinstance(cluster, (str, _require("distributed").Client)):
-        raise ValueError(
-            f"unknown cluster {cluster!r}: choose the address of a Dask scheduler (such as tcp://host:8786), a "
-            "distributed.Client, 'slurm', or nothing for this machine"
-        )
+        valid = "a distributed.Client, 'slurm', or nothing for this machine"
+        address = "the address of a Dask scheduler (such as tcp://host:8786)"
+        raise ValueError(f"unknown cluster {cluster!r}: choose {address}, {valid}")
     _require("dask_jobqueue" if cluster == "slurm" else "distributed")
 
 
@@ -193,13 +182,10 @@ def stored(runs: Iterable[Run], store: Store) -> list[Result]:
 def choose(results: Iterable[Result], criterion: str | Callable = "test_mse") -> dict[str, dict]:
     """method -> its options with the lowest mean of ``criterion`` over the held-out seeds of a search.
 
-    Methods without results are absent; the first of equal candidates wins.
+    Methods without results are absent; the first of equal candidates wins. ValueError if their seeds differ.
 
     Arguments:
         criterion: a metric, or a function of the metrics that gives a tuple of numbers, of which later ones decide ties.
-
-    Raises:
-        ValueError: if the candidates of a method were not tried on the same seeds.
     """
     score = criterion if callable(criterion) else lambda metrics: (metrics[criterion],)
     tried: dict[str, dict[str, dict[int, tuple]]] = {}  # method -> candidate -> seed -> what decides

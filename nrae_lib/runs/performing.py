@@ -4,7 +4,6 @@ import math
 import platform
 import re
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -28,16 +27,13 @@ _FRAMES, _FRAME_POINTS = 40, 128
 def perform(
     run: Run, device: str = "auto", checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Result:
-    """Train and measure ``run``.
+    """Train and measure ``run``. ValueError for a device that this machine does not have, or data too small for the
+    method; FloatingPointError if the loss or a measure of the trained model is not finite.
 
     Arguments:
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         checkpoint: see :func:`nrae_lib.core.training.fit`.
         progress: called a few times per second with the number of epochs done and of all epochs.
-
-    Raises:
-        ValueError: for a device that this machine does not have, or data too small for the method.
-        FloatingPointError: if the loss or a measure of the trained model is not finite.
     """
     device = find_device(device)
     if device.startswith("cuda"):
@@ -56,9 +52,8 @@ def perform(
     )  # fmt: skip
 
     parts = {"train": data.train, "test": data.test, "validation": data.validation, "beyond": data.beyond}
-    metrics = {
-        f"{name}_mse": measures.mean_squared_error(model, part) for name, part in parts.items() if part is not None
-    }
+    there = {name: part for name, part in parts.items() if part is not None}
+    metrics = {f"{name}_mse": measures.mean_squared_error(model, part) for name, part in there.items()}
     found, arrays = VIEWS[run.keep](model, data)
     metrics |= found
     if not all(map(math.isfinite, metrics.values())):
@@ -110,11 +105,9 @@ def frame_epochs(epochs: int) -> tuple[int, ...]:
 
 
 def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
-    """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not here.
-
-    Raises:
-        ValueError: if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does not
-            repeat the stored result, which stays as it is.
+    """The model that ``run`` trains, in evaluation mode: with the stored weights, or trained again where they are not
+    here. ValueError if ``run.keep`` is none of ``views.WITH_WEIGHTS``, for an unknown device, or if training again does
+    not repeat the stored result, which stays as it is.
     """
     if run.keep not in WITH_WEIGHTS:
         raise ValueError(f"weights are kept for keep={' or '.join(map(repr, WITH_WEIGHTS))}, not {run.keep!r}")
@@ -127,10 +120,10 @@ def trained_model(run: Run, store: Store, device: str = "auto") -> nn.Module:
             elif known.metrics == result.metrics:
                 store.put_weights(result)  # a committed result keeps its bytes: where, when and how fast it was trained
             else:
-                raise ValueError(
-                    f"the weights of the stored run {run.label} are not here, and on this machine it gives other numbers: "
-                    f"measure it on the machine that trained it ({known.provenance.get('device', 'unknown')})"
-                )
+                there = known.provenance.get("device", "unknown")
+                what = f"the weights of the stored run {run.label} are not here"
+                remedy = f"measure it on the machine that trained it ({there})"
+                raise ValueError(f"{what}, and on this machine it gives other numbers: {remedy}")
             store.checkpoint(run).unlink(missing_ok=True)
             weights = result.weights
     model = run.objective().build(run.network, tuple(run.dataset().train.shape[1:]), run.seed)
@@ -166,14 +159,9 @@ def device_name(device: str) -> str:
 
 def environment() -> dict[str, str]:
     """Versions, threads, commit and date, for provenance."""
-    return {
-        "nrae_lib": __version__,
-        "torch": torch.__version__,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "threads": str(torch.get_num_threads()),
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
+    versions = {"nrae_lib": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    now = time.strftime("%Y-%m-%d", time.gmtime())
+    return {**versions, "threads": str(torch.get_num_threads()), "commit": _commit(), "date": now}
 
 
 @cache

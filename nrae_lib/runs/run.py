@@ -24,20 +24,18 @@ RECIPES = ("paper", "paper_elu", "released")
 class Run:
     """One training run; equal runs have equal keys, and equal keys have equal results.
 
+    ValueError for an unknown name or option, naming the valid ones.
+
     Arguments:
         data, data_options: a name from ``datasets.DATASETS`` and its options.
         method, method_options: a name from ``methods.CATALOGUE`` and its options.
         network, optimization: architecture and optimizer.
         seed: decides the data (points and noise), the initial weights and the order of training, by three independent
             random streams (``nrae_lib.core.points.stream``).
-        recipe: whose settings these are: "paper" (the text), "paper_elu" (the text with ELU for ReLU) or
-            "released" (the authors' code).
+        recipe: whose settings these are: "paper" (the text), "paper_elu" (with ELU) or "released" (the authors' code).
         keep: what the result holds beside its errors, a name from ``views.VIEWS``: "metrics" nothing; "figure" the
             learned curve, codes and reconstructions; "animation" also the curve during training; "images" reconstructed
             images, and the trained weights in a file beside; ...
-
-    Raises:
-        ValueError: for an unknown name or option, naming the valid ones.
     """
 
     data: str

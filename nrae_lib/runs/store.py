@@ -66,8 +66,7 @@ class Store:
 
         The scratch folder is ``$NRAE_RESULTS``, by default ``_build/results`` in the checkout, and in it one folder for
         each state of the library's code (:func:`code_state`), so that what an edit may have changed is computed again.
-        Committed results outlive edits; ``semantics`` and a test that trains some of them again guard those. ValueError
-        for an unknown preset, naming the valid ones.
+        Committed results outlive edits; ``semantics`` and a test guard those. ValueError for an unknown preset.
         """
         check_choice("preset", preset, PRESETS)
         if preset in SCALES:  # their results are part of the checkout
@@ -122,10 +121,8 @@ class Store:
 
     @contextmanager
     def claim(self, run: Run, wait: bool = False) -> Iterator[bool]:
-        """Hold the right to perform ``run``; yields False, at once, if another process has it and ``wait`` is off.
-
-        The lock belongs to the process and goes with it, however it ends.
-        """
+        """Hold the right to perform ``run``; yields False, at once, if another process has it and ``wait`` is off. The
+        lock belongs to the process and goes with it, however it ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / f".{self.name(run)}.lock", "w") as file:
             try:

@@ -7,6 +7,7 @@ the error on validation points that are used for nothing else or what a figure i
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,8 @@ if TYPE_CHECKING:
 SPOT_CHECK_SECONDS = 10.0  # of training, by the clock of the committed runs
 _RUN_FIELDS = ("data", "data_options", "network", "optimization", "recipe")
 _CONDITION_FIELDS = (
-    *_RUN_FIELDS,
-    "methods",
-    "seeds",
-    "options",
-    "keep",
-    "search_data_options",
-    "search_as",
-    "same_choice",
-    "criterion",
-)
+    *_RUN_FIELDS, "methods", "seeds", "options", "keep", "search_data_options", "search_as", "same_choice", "criterion",
+)  # fmt: skip
 
 
 def _listed(what: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -43,6 +36,8 @@ def _listed(what: str, names: Iterable[str]) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Plan:
     """What one preset of a page trains; plain data.
+
+    ValueError for an unknown field of a condition, choices that are none's or on reported seeds, names in one text.
 
     Arguments:
         conditions: name -> the fields of its runs: data, data_options, network, optimization and perhaps recipe (whose
@@ -61,9 +56,6 @@ class Plan:
         search_keep: what results of the search hold.
         criterion: what decides, see :func:`nrae_lib.runs.grid.choose`: "validation_mse", or "test_mse" where the search has
             data of its own (``search_data_options``, or held-out draws), or what a figure is judged by.
-
-    Raises:
-        ValueError: for an unknown field of a condition, choices that are none's or made on reported seeds, names in one text.
     """
 
     conditions: dict[str, dict[str, Any]]
@@ -88,17 +80,14 @@ class Plan:
                 raise ValueError(f"condition {name!r} has an unknown field {unknown[0]!r}: choose among {valid}")
             source = content.get("search_as", name)
             if source not in self.conditions or "search_as" in self.conditions[source]:
-                raise ValueError(
-                    f"condition {name!r} takes the choices of {source!r}, which is no condition that searches"
-                )
+                wrong = "which is no condition that searches"
+                raise ValueError(f"condition {name!r} takes the choices of {source!r}, {wrong}")
         for name in self.conditions if reported else ():
             sources = [self.source(name, method) for method in self.methods_of(name)]
             used = [source for source, method in sources if self.searches(source, method)]
             if any(not self.conditions[source].get("search_data_options") for source in used):
-                raise ValueError(
-                    f"choices must be made on held-out seeds: the search of condition {name!r} has the seeds {reported}, "
-                    f"which are among the {self.seeds_of(name)} that are reported"
-                )
+                wrong = f"has the seeds {reported}, which are among the {self.seeds_of(name)} that are reported"
+                raise ValueError(f"choices must be made on held-out seeds: the search of condition {name!r} {wrong}")
 
     def methods_of(self, condition: str) -> tuple[str, ...]:
         """The methods that ``condition`` trains, in the plan's order."""
@@ -124,10 +113,6 @@ class Plan:
 
     def _fixed(self, condition: str, method: str) -> dict[str, Any]:
         return self.fixed.get(method, {}) | self.conditions[condition].get("options", {}).get(method, {})
-
-    def criterion_of(self, condition: str) -> str | Callable:
-        """What decides between the candidates of ``condition``."""
-        return self.conditions[condition].get("criterion", self.criterion)
 
     def candidates(self, condition: str, method: str) -> list[dict[str, Any]]:
         """All combinations of the options that are searched for ``method``; empty if there is nothing to choose."""
@@ -157,7 +142,8 @@ class Study:
     Presets "paper" and "reduced" search and train at that scale what is not committed yet. Preset "quick" shows the committed
     results of every condition that has them all, at the largest scale there is, and trains a spot check of them: seed 0 of a
     few methods, which must repeat its committed twins bit for bit on the same kind of machine. Other conditions, and preset
-    "smoke", train the plan of their own.
+    "smoke", train the plan of their own. ValueError for a condition that the plan does not have, naming those it has;
+    for names in one text; RuntimeError for results that are asked for before :meth:`run`.
 
     Arguments:
         experiment: folder of its committed results under ``results/``.
@@ -165,13 +151,8 @@ class Study:
         preset: "smoke", "quick", "reduced" or "paper".
         names: the methods that this page was asked for; all of the plan if empty.
         only: the conditions to run; all of the plan if empty.
-        scales: the presets whose results are committed, the largest first. Without "reduced" full scale is within reach of
-            a CPU, and preset "reduced" is "paper".
+        scales: the presets whose results are committed, the largest first. Without "reduced" that preset is "paper".
         how: device, workers and cluster, see :func:`nrae_lib.runs.run_all`.
-
-    Raises:
-        ValueError: for a condition that the plan does not have, naming those it has; for names in one text.
-        RuntimeError: for results that are asked for before :meth:`run`.
     """
 
     # After `run`:
@@ -186,15 +167,9 @@ class Study:
     already_stored: int  #: how many of this preset's own results were there, and not trained
 
     def __init__(
-        self,
-        experiment: str,
-        plan: Callable,
-        preset: str,
-        names: Iterable[str] = (),
-        only: Iterable[str] = (),
-        scales: tuple[str, ...] = ("paper",),
-        **how,
-    ):
+        self, experiment: str, plan: Callable, preset: str, names: Iterable[str] = (), only: Iterable[str] = (),
+        scales: tuple[str, ...] = ("paper",), **how,
+    ):  # fmt: skip
         self.preset = "paper" if preset == "reduced" and "reduced" not in scales else preset
         self.scales, self._how = scales, how
         self._plans = {name: plan(name) for name in dict.fromkeys((*scales, self.preset))}
@@ -269,8 +244,7 @@ class Study:
         return frame.assign(scale=[scale for _, scale, _ in rows]) if rows else frame
 
     def _committed(self, searches: dict[str, "_Search"]) -> dict[str, tuple[str, list[Result]]]:
-        """condition -> the largest scale at which all its methods are stored, whole or not at all, and its results of the
-        methods asked for."""
+        """condition -> the largest scale at which all its methods are stored, and results of the methods asked for."""
         found = {}
         for scale, search in searches.items():
             for name in (name for name in search.plan.conditions if name in self._wanted and name not in found):
@@ -322,22 +296,18 @@ class Study:
     def remaining(self, condition: str) -> tuple[list[Run], list[Run]]:
         """Runs of this preset that are not stored: those that can begin, in the order in which they tell most, and those
         whose options are not chosen yet, with default options in their place. Needs no :meth:`run`."""
-        searching, ready, later = {}, [], []
+        searching, ready, later = [], [], []
         for method in self.plan.methods_of(condition):
             known = self._own_search.results(condition, method) is not None
             if not known:
-                missing = self._missing(self._own_search.runs(*self.plan.source(condition, method)))
-                searching |= {run.key: run for run in missing}
+                searching += self._own_search.runs(*self.plan.source(condition, method))
             place = condition, method, known
             if place not in self._to_do:
                 chosen = {method: self._own_search.chosen(condition, method)}
                 self._to_do[place] = self._runs(self.plan, condition, chosen)
-            (ready if known else later).extend(self._missing(self._to_do[place]))
-        return [*searching.values(), *sorted(ready, key=lambda run: run.seed)], later
-
-    def _missing(self, runs: list[Run]) -> list[Run]:
-        """Those of ``runs`` that are not stored."""
-        return [run for run in runs if not self.store.path(run).exists()]
+            (ready if known else later).extend(self._to_do[place])
+        first = [*{run.key: run for run in searching}.values(), *sorted(ready, key=lambda run: run.seed)]
+        return tuple([run for run in runs if not self.store.path(run).exists()] for runs in (first, later))
 
     def preset_of(self, condition: str) -> str:
         """The preset whose results the page shows of ``condition``: "paper" where they are full scale."""
@@ -356,7 +326,7 @@ class Study:
 
     def condition_of(self, result: Result) -> str:
         """The condition that ``result``, one of ``results``, belongs to."""
-        return next(name for name, results in self._of.items() if any(one is result for one in results))
+        return self.row(result).condition
 
     def of(self, condition: str, method: str | None = None, seed: int | None = None) -> list[Result]:
         """Results under ``condition``, perhaps of one method or one seed."""
@@ -373,16 +343,12 @@ class Study:
         return (rows[breaks] == 0).groupby(rows.method).sum().to_dict()
 
     def summary(self, condition: str, metric: str, scale: float = 1.0, frame: "pandas.DataFrame | None" = None) -> dict:
-        """method -> (mean, standard deviation over seeds) of ``metric`` times ``scale``; of one seed the deviation is None.
-
-        A ``frame`` with further metrics takes the place of the study's own.
-        """
+        """method -> (mean, standard deviation over seeds) of ``metric`` times ``scale``; of one seed the deviation is
+        None. A ``frame`` with further metrics takes the place of the study's own."""
         rows = self.frame if frame is None else frame
         groups = rows[rows.condition == condition].groupby("method", sort=False)[metric]
-        return {
-            name: (scale * values.mean(skipna=False), scale * values.std() if len(values) > 1 else None)
-            for name, values in groups
-        }
+        spread = {name: scale * values.std() if len(values) > 1 else None for name, values in groups}
+        return {name: (scale * values.mean(skipna=False), spread[name]) for name, values in groups}
 
     def _frame(self, results: Iterable[Result], conditions: list[str]) -> "pandas.DataFrame":
         frame = grid.frame(results)
@@ -457,15 +423,8 @@ class _Search:
 
     def __init__(self, plan: Plan, store: Store):
         self.plan, self.store = plan, store
+        self.runs = cache(plan.searches)
         self._known: dict[tuple[str, str], list[Result]] = {}
-        self._runs: dict[tuple[str, str], list[Run]] = {}
-
-    def runs(self, condition: str, method: str) -> list[Run]:
-        """The runs of the search that decides for ``method``, see :meth:`Plan.searches`."""
-        place = condition, method
-        if place not in self._runs:
-            self._runs[place] = self.plan.searches(*place)
-        return self._runs[place]
 
     def whole(self, condition: str) -> bool:
         """Whether the search of every method of ``condition`` is stored."""
@@ -491,6 +450,6 @@ class _Search:
         results = self.results(condition, method)
         if not results:
             return {}
-        best = grid.choose(results, self.plan.criterion_of(condition))
+        best = grid.choose(results, self.plan.conditions[condition].get("criterion", self.plan.criterion))
         source, method = self.plan.source(condition, method)
         return {name: best[method][name] for name in self.plan.candidates(source, method)[0]}

@@ -95,9 +95,7 @@ def test_provenance_groups_what_differs(shown):
     ):  # fmt: skip
         assert expected in text
     text = plain(shown(pages.provenance, [result(device=None)]))
-    assert "stored already" not in text and "ensembles" not in text and "device not recorded" in text
-    text = plain(shown(pages.provenance, [result(seed=0), result(seed=1, ensemble="10")]))
-    assert "trained 1 of 2 in vectorized ensembles" in text
+    assert "stored already" not in text and "device not recorded" in text
     with pytest.raises(ValueError, match="no results"):
         pages.provenance([])
 

@@ -22,13 +22,11 @@ def scalar_curvature(decoder: Callable[[Tensor], Tensor], z: Tensor, block: int 
     (do Carmo, *Riemannian Geometry*, 1992, chapter 6, theorem 2.5, traced twice). A surface (m = 2) has R = 2K, twice
     the Gaussian curvature; a curve has 0, a decoder without curved layers (ReLU) 0 almost everywhere. The unit is 1 /
     (unit of the data)²: a sphere of radius r has 2 / r². Float64 is recommended: R is a difference of products of
-    second derivatives. NaN where f is no immersion to rounding: where det G is at most ten times the rounding unit
-    times (tr G / m)ᵐ.
+    second derivatives. NaN where f is no immersion to rounding: where det G <= 10 · rounding unit · (tr G / m)ᵐ.
 
     Arguments:
         decoder: f, (B, m) -> (B, ...), a network or any function that :func:`nrae_lib.core.taylor.taylor` differentiates.
-        z: (N, m) codes, of the decoder's type and on its device, ``block`` of them at once. Others, or codes that are not
-            finite, raise a ValueError.
+        z: (N, m) codes, of the decoder's type and on its device, ``block`` at once; ValueError for others.
 
     Example:
         >>> scalar_curvature(lambda z: torch.cat([z, z.square().sum(1, keepdim=True)], 1), torch.zeros(1, 2)).tolist()

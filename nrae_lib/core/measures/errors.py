@@ -52,10 +52,8 @@ def psnr(reconstruction: Tensor, clean: Tensor) -> float:
 
 
 def psnr_of_mean(reconstruction: Tensor, clean: Tensor) -> float:
-    """Peak signal-to-noise ratio of the mean error, 10 log₁₀ (1 / mean_i MSE_i) in decibels, see :func:`psnr`.
-
-    What libraries compute of a whole batch (torchmetrics by default, scikit-image of a stack of images).
-    """
+    """Peak signal-to-noise ratio of the mean error, 10 log₁₀ (1 / mean_i MSE_i) in decibels, see :func:`psnr`. What
+    libraries compute of a whole batch (torchmetrics by default, scikit-image of a stack of images)."""
     return float(-10 * _image_errors(reconstruction, clean).mean().log10())
 
 

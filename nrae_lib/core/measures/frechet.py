@@ -24,8 +24,7 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> float:
 
     Of (D,) means and (D, D) covariances, tensors or arrays, in float64; ValueError if shapes do not match or a value is
     not finite. The trace of the root is the sum of the singular values of :math:`\Sigma_a^{1/2} \Sigma_b^{1/2}`, which
-    are exact to rounding also for singular covariances (fewer samples than features), where roots of eigenvalues are
-    exact to its square root only.
+    are exact to rounding also for singular covariances (fewer samples than features), unlike roots of eigenvalues.
 
     Source: Heusel et al., *GANs Trained by a Two Time-Scale Update Rule*, NeurIPS 2017; Dowson and Landau,
     *The Fréchet distance between multivariate normal distributions*, 1982.
@@ -53,9 +52,7 @@ def fid(reconstructions: Tensor, originals: Tensor, device: torch.device | str =
     """Frechet Inception Distance of two sets of images, as pytorch-fid gives it for folders of PNG files (Table 2).
 
     :func:`frechet_distance` of the means and covariances (divided by N - 1) of :func:`inception_features`, with the
-    options and errors of that function, of at least two images each. It is biased upward for few images, so values of
-    different N must not be compared.
-
+    options and errors of that function, of at least two images each. Biased upward for few images.
     Source: NRAE, supplement, section 2.4: "We measure the FID score with a provided model from pytorch-fid".
     """
     moments = []
@@ -75,15 +72,13 @@ def inception_features(
 
     Images are first rounded to bytes as in a PNG file, :math:`\lfloor 255 x + \tfrac12 \rfloor` in 0..255, and grey ones
     get three equal channels; the network scales them to 299 × 299 itself. Nothing is ever downloaded.
+    FidWeightsMissing, ImportError without the weights, or the package pytorch-fid; ValueError for images of another
+    shape or that are not finite, and another number of features.
 
     Arguments:
         images: (N, 3, H, W), (N, 1, H, W) or (N, H, W), with values in [0, 1], or bytes; ``block`` of them at once.
         weights: the file of weights; None: that of the environment variable NRAE_FID_WEIGHTS, or of torch hub's cache.
         dims: 2048, the last pooling layer (what FID means), or an earlier one, averaged over the image: 64, 192 or 768.
-
-    Raises:
-        FidWeightsMissing, ImportError: without the weights, or the package pytorch-fid.
-        ValueError: for images of another shape or that are not finite, and another number of features.
     """
     images = images[:, None] if images.dim() == 3 else images
     if images.dim() != 4 or images.shape[1] not in (1, 3):

@@ -60,17 +60,10 @@ class Likelihood(nn.Module):
 
 
 def fit_elbo(
-    model: nn.Module,
-    train: Tensor,
-    validation: Tensor | None = None,
-    floor: float = 1 / 255,
-    epochs: int = 100,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    model: nn.Module, train: Tensor, validation: Tensor | None = None, floor: float = 1 / 255, epochs: int = 100,
+    batch_size: int = 128, learning_rate: float = 2e-3, seed: int = 0, device: torch.device | str = "cpu",
     density: nn.Module | None = None,
-) -> Likelihood:
+) -> Likelihood:  # fmt: skip
     r"""A frozen :class:`Likelihood` with the largest mean ELBO of the training points over σ, ε and the density of codes.
 
     The density is that of :class:`nrae_lib.core.densities.RealNVP`. The paper states no optimiser, initial values or
@@ -80,7 +73,9 @@ def fit_elbo(
 
     **The floor decides the numbers.** A feature that is reproduced exactly at every point, such as a black corner of an
     image, would drive its σ to zero and add :math:`-\log\sigma_d - \tfrac12 \log 2\pi` without bound. So σ, in the unit
-    of the data, is held at ``floor`` or above after every step; the default is one grey level.
+    of the data, is held at ``floor`` or above after every step; the default is one grey level. ImportError without
+    ``density`` and the package zuko; ValueError if ``floor`` is not positive, points are none or not finite, codes have
+    one dimension, or it diverges.
 
     Arguments:
         model: with ``encoder`` g and ``decoder`` f; not modified.
@@ -88,10 +83,6 @@ def fit_elbo(
         validation: if given, the parameters of the epoch with the largest ELBO on these points (one draw each) are kept.
         epochs, batch_size, learning_rate: of Adam; each epoch goes through the points in a new random order.
         density: another :math:`p_\gamma`, a module with ``log_prob``; its parameters are trained in place.
-
-    Raises:
-        ImportError: without ``density`` and the package zuko.
-        ValueError: if ``floor`` is not positive, points are none or not finite, codes have one dimension, or it diverges.
     """
     if not floor > 0:
         raise ValueError(f"the floor of the decoder's noise must be positive, not {floor}")

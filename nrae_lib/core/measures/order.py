@@ -19,10 +19,8 @@ def _check(code: Tensor, position: Tensor) -> None:
 
 
 def rank_correlation(code: Tensor, position: Tensor) -> float:
-    """Spearman's ρ of one-dimensional codes and the true position along the curve; 1 is perfect order.
-
-    Without its sign: a latent line has no preferred direction. Ties get their mean rank; a constant code has 0.
-    """
+    """Spearman's ρ of one-dimensional codes and the true position along the curve; 1 is perfect order. Without its
+    sign: a latent line has no preferred direction. Ties get their mean rank; a constant code has 0."""
     from scipy.stats import rankdata
 
     _check(code, position)
@@ -114,8 +112,7 @@ def winding_number(code: Tensor) -> int:
 
     .. math:: \frac{1}{2\pi} \sum_i \operatorname{wrap}(\alpha_{i+1} - \alpha_i), \qquad \alpha_{N+1} = \alpha_1,
 
-    with differences wrapped into [-π, π): 1 or -1 for the right topology. The points must be so dense that successive
-    codes differ by less than half a turn.
+    with differences wrapped into [-π, π): 1 or -1 for the right topology. Successive codes must differ by less than π.
 
     Example:
         >>> winding_number(torch.tensor([0.0, 4.0, 2.0]))
@@ -164,8 +161,7 @@ def neighbor_breaks(code: Tensor, position: Tensor, steps: float = 2.0, period: 
     Between the points i and i + 1 the true positions differ by more than ``steps`` times the median spacing of the
     positions: a continuous decoder has to leap. Two neighbours that have merely changed places do not count for
     ``steps`` = 2. Distances of the decoded images would be no rule: they hardly grow once the strokes of two images no
-    longer overlap. Positions that close have a ``period``, 360 for a full turn in degrees; the code's end and beginning
-    are not compared.
+    longer overlap. Positions that close have a ``period``, 360 for a full turn in degrees;
 
     Example:
         >>> neighbor_breaks(torch.tensor([4.0, 5, 6, 1, 2, 3]), torch.arange(6.0))
@@ -187,8 +183,7 @@ def grid_smoothness(images: Tensor, where: Tensor | None = None) -> float:
 
     with first and second differences along rows and columns, :math:`\Delta_r^2 x = x_{r+1,c} - 2 x_{r,c} + x_{r-1,c}`,
     and means ⟨·⟩ over all places where they exist. It has no unit, does not change with the images' contrast, and falls
-    with the square of the grid's step: compare grids of equally many images. White noise has 3, a zigzag along one
-    direction 4; 0 if no neighbours differ.
+    with the square of the grid's step: compare equal grids. White noise has 3, a zigzag 4; 0 if no neighbours differ.
 
     Arguments:
         images: (R, C, ...), R, C >= 3, finite.

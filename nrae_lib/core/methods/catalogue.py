@@ -39,11 +39,7 @@ class Method:
         return tuple(self.objective.options())
 
     def configure(self, **options) -> Objective:
-        """The objective with ``options`` set.
-
-        Raises:
-            ValueError: for an option this method does not have, naming those it has, or a value out of range.
-        """
+        """The objective with ``options`` set. ValueError for an option it does not have or a value out of range."""
         try:
             return self.objective.configure(**options)
         except ValueError as error:
@@ -184,10 +180,7 @@ CATALOGUE: dict[str, Method] = {entry.name: entry for entries in SECTIONS.values
 
 def get(name: str) -> Method:
     """The catalogue's entry ``name``, or that entry with penalties added: "nrae_q+mmd", "ae+contraction+mmd".
-
-    Raises:
-        ValueError: for an unknown method or penalty, naming the valid ones.
-    """
+    ValueError for an unknown method or penalty, naming the valid ones."""
     base, *penalties = (part.strip() for part in str(name).split("+"))
     check_choice("method", base, CATALOGUE)
     method = CATALOGUE[base]

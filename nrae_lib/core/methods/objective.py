@@ -18,7 +18,8 @@ class Objective:
 
     The loss is reconstruction + Σ weight · penalty. Where a paper weighs a penalty against an error summed over the D
     features (``summed`` terms), its weight is divided by D here, because the reconstruction error is a mean over
-    features everywhere in this library.
+    features everywhere in this library. ValueError for an unknown form, a penalty given twice, a form of the code that
+    a penalty excludes, or terms that disagree about an option they share, such as n_neighbors.
 
     Arguments:
         reconstruction: a reconstruction term, such as ``Point()`` or ``Neighborhood(order=2)``.
@@ -26,10 +27,6 @@ class Objective:
         latent: form of the code: "plain", "circular" (z/‖z‖) or "batchnorm" (mean 0, variance 1 per coordinate).
         weights: "free", "tied" (decoder weights are the encoder's transposed), "spectral" (every layer has spectral
             norm 1) or "spectral_decoder" (only the decoder's layers).
-
-    Raises:
-        ValueError: for an unknown form, a penalty given twice, a form of the code that a penalty
-            excludes, or terms that disagree about an option they share, such as n_neighbors.
 
     Example:
         >>> from nrae_lib.core.methods import MMD, Neighborhood, Objective
@@ -87,11 +84,8 @@ class Objective:
         return found
 
     def configure(self, **options) -> "Objective":
-        """This objective with ``options`` (flat names) set.
-
-        Raises:
-            ValueError: for an option it does not have, naming those it has, or a value of the wrong type or range.
-        """
+        """This objective with ``options`` (flat names) set. ValueError for an option it does not have, naming those it
+        has, or a value of the wrong type or range."""
         values = self.options()
         for name in options:
             if name not in values:
@@ -161,11 +155,7 @@ class Objective:
         return ("reconstruction", *(penalty.name for penalty in self.penalties if penalty.weight))
 
     def loss(self, batch: Batch, prepared: dict[str, Any], record: Tensor | None = None) -> Tensor:
-        """The loss of one batch, a scalar.
-
-        Arguments:
-            record: if given, a tensor of one place per term of :attr:`computed`, which takes their contributions.
-        """
+        """The loss of one batch, a scalar; a ``record``, one place per term of :attr:`computed`, takes their shares."""
         first, *others = parts = list(self.weighted(batch, prepared).values())
         if record is not None:
             record.copy_(torch.stack([part.detach() for part in parts]))
@@ -183,15 +173,12 @@ def _checked(name: str, value, default):
 
 
 def compose(reconstruction: str = "point", *penalties: str, **options) -> Objective:
-    """An objective by the names of its terms.
+    """An objective by the names of its terms. ValueError for an unknown name or option, naming the valid ones.
 
     Arguments:
         reconstruction: a name from ``RECONSTRUCTIONS``.
         penalties: names from ``PENALTIES``.
         options: flat option names, see :meth:`Objective.options`.
-
-    Raises:
-        ValueError: for an unknown name or option, naming the valid ones.
     """
     check_choice("reconstruction term", reconstruction, RECONSTRUCTIONS)
     for name in penalties:

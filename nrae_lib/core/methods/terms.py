@@ -173,10 +173,8 @@ def evaluate(network: nn.Module, points: Tensor) -> Tensor:
 
 @contextmanager
 def per_sample(network: nn.Module) -> Iterator[nn.Module]:
-    """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample.
-
-    In training mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong.
-    """
+    """``network`` with batch normalization by its running statistics, because a Jacobian is of one sample. In training
+    mode the normalization mixes the samples of a batch, and a batched Jacobian product would be wrong."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     mixing = [part for part in network.modules() if isinstance(part, kinds) and part.training]
     for part in mixing:
@@ -338,10 +336,8 @@ class Neighborhood(_Reconstruction):
             centre itself (E-NRAE, section 4.3), without encoding the neighbours.
         neighbor_weight: λ of the kernel (equation 4), >= 0.
         n_neighbors: k of the graph; 0 leaves the point loss.
-        neighbors_per_point: n, neighbours sampled per point and step (the paper: 1).
-        replace: draw them with replacement.
-        include_center: whether the centre itself is reconstructed too.
-        weighting: "sample" or "equation".
+        neighbors_per_point, replace: n, neighbours sampled per point and step (the paper: 1), with replacement or not.
+        include_center, weighting: whether the centre is reconstructed too; "sample" or "equation".
     """
 
     name = "neighborhood"

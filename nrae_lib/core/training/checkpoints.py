@@ -19,9 +19,7 @@ stop_event = threading.Event()
 
 class Interrupted(SystemExit):
     """A training stopped because it was asked to; exit status 143, as after SIGTERM. It goes on from ``checkpoint``.
-
-    Where its state could not be ``saved`` there, an older one may be there.
-    """
+    Where its state could not be ``saved`` there, an older one may be there."""
 
     def __init__(self, checkpoint: Path, saved: bool = True):
         super().__init__(143)
@@ -35,10 +33,8 @@ class Interrupted(SystemExit):
 @contextmanager
 def stop_on_sigterm(wanted: bool) -> Iterator[None]:
     """SIGTERM, which schedulers send some time before they kill, sets :data:`stop_event` instead of ending the process.
-
     Only in the main thread, where alone Python lets a handler be set. If the signal comes too late for the training to
-    stop, or while it fails, the process ends by it afterwards.
-    """
+    stop, or while it fails, the process ends by it afterwards."""
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -50,18 +50,11 @@ class Trained:
 
 
 def fit(
-    model: nn.Module,
-    objective: Objective,
-    data: Tensor | np.ndarray,
-    optimization: Optimization,
-    seed: int,
-    frame_epochs: tuple[int, ...] = (),
-    draw: Callable[[nn.Module], Tensor] | None = None,
-    checkpoint: Path | None = None,
-    checkpoint_seconds: float = 60.0,
-    progress: Callable[[int, Tensor], None] | None = None,
-    validation: Tensor | np.ndarray | None = None,
-) -> Trained:
+    model: nn.Module, objective: Objective, data: Tensor | np.ndarray, optimization: Optimization, seed: int,
+    frame_epochs: tuple[int, ...] = (), draw: Callable[[nn.Module], Tensor] | None = None,
+    checkpoint: Path | None = None, checkpoint_seconds: float = 60.0,
+    progress: Callable[[int, Tensor], None] | None = None, validation: Tensor | np.ndarray | None = None,
+) -> Trained:  # fmt: skip
     """Train ``model`` in place by Adam on the loss of ``objective``, and leave it in evaluation mode.
 
     On a GPU the whole step is captured as a CUDA graph, unless a term cannot be captured.
@@ -74,8 +67,7 @@ def fit(
         frame_epochs: after how many epochs ``draw(model)`` is recorded (0: before the first step).
         checkpoint: file for the state of training, written atomically every ``checkpoint_seconds``, also inside an
             epoch, and not removed. Where it exists training goes on from it, to the same end, bit for bit on the CPU.
-        progress: called with the epochs done and their losses (on the device), at most about ten times a second, and
-            after the last epoch.
+        progress: called with the epochs done and their losses (on the device), at most ten times a second, and last.
         validation: (M, ...) points whose reconstruction error is computed after every epoch. Training stops by
             ``optimization.patience``, and the model gets the weights of the epoch with the lowest error.
 
@@ -84,8 +76,7 @@ def fit(
         ValueError: for empty data, NaN or infinity in it, an impossible graph, or patience without validation.
         Diverged: (a FloatingPointError) when the loss is no longer finite or exploded, naming the epoch, the step and
             the term that broke first, and the last good checkpoint.
-        Interrupted: (a SystemExit) after SIGTERM (or ``nrae_lib.core.training.stop_event``), once the checkpoint is
-            written.
+        Interrupted: (a SystemExit) after SIGTERM (or ``training.stop_event``), once the checkpoint is written.
     """
     with optimization.numerics(next(model.parameters()).device), stop_on_sigterm(checkpoint is not None):
         training = Training(model, objective, data, optimization, seed, checkpoint, validation)

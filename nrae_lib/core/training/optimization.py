@@ -59,10 +59,8 @@ class Optimization:
     @contextmanager
     def numerics(self, device: torch.device) -> Iterator[None]:
         """The process's settings for a training on ``device``, put back afterwards, but for one that cannot be read.
-
-        Subnormal numbers count as zero: Adam's moments of dead ReLU units decay into them, and CPUs are many times slower
-        there. On a GPU ``precision`` decides about TF32. On a CPU glibc keeps freed buffers from now on.
-        """
+        Subnormal numbers count as zero: Adam's moments of dead ReLU units decay into them, and CPUs are many times
+        slower there. On a GPU ``precision`` decides about TF32. On a CPU glibc keeps freed buffers from now on."""
         with ExitStack() as undo:
             undo.callback(torch.set_flush_denormal, float(torch.tensor(1e-310, dtype=torch.float64) * 1) == 0)
             torch.set_flush_denormal(True)

@@ -12,11 +12,8 @@ _WARM_UP = 3  # steps before a capture, in which libraries choose their kernels 
 
 
 class Diverged(FloatingPointError):
-    """The loss or the weights are no longer finite, or the loss exploded.
-
-    In ``epoch`` and ``step``, counted from 1, the ``term`` of this name broke first; None if only the weights tell.
-    ``checkpoint`` is the last good one, or None.
-    """
+    """The loss or the weights are no longer finite, or the loss exploded. In ``epoch`` and ``step``, counted from 1,
+    the ``term`` broke first; None if only the weights tell. ``checkpoint`` is the last good one, or None."""
 
     def __init__(self, message: str, epoch=None, step=None, term=None, checkpoint=None):
         super().__init__(message)
@@ -24,17 +21,11 @@ class Diverged(FloatingPointError):
 
 
 def step(
-    objective: Objective,
-    batch: Batch,
-    prepared: dict[str, Any],
-    optimizer: torch.optim.Optimizer,
-    record: Tensor | None = None,
-    autocast: torch.autocast | None = None,
-) -> Tensor:
-    """One step of the optimizer on one batch; returns the loss before it, detached and still on the device.
-
-    ``record`` (terms,) is given every term's contribution to the loss; ``autocast`` is the context of the forward pass.
-    """
+    objective: Objective, batch: Batch, prepared: dict[str, Any], optimizer: torch.optim.Optimizer,
+    record: Tensor | None = None, autocast: torch.autocast | None = None,
+) -> Tensor:  # fmt: skip
+    """One step of the optimizer on one batch; returns the loss before it, detached and still on the device. ``record``
+    (terms,) is given every term's contribution to the loss; ``autocast`` is the context of the forward pass."""
     with autocast or nullcontext():
         loss = objective.loss(batch, prepared, record)
     optimizer.zero_grad()

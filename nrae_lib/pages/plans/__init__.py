@@ -15,9 +15,8 @@ def candidates(names: tuple[str, ...]) -> dict[str, dict]:
     """The catalogue's sixteen candidates for every one of ``names`` that has something to choose, and as many with smaller k
     for NRAE, whose released configurations have 2 to 4 neighbours of 30 points."""
     search = {name: methods.get(name).search for name in names if methods.get(name).search}
-    return search | {
-        name: search[name] | {"n_neighbors": (2, 3, 4, 8)} for name in search if "neighbor_weight" in search[name]
-    }
+    nrae = [name for name in search if "neighbor_weight" in search[name]]
+    return search | {name: search[name] | {"n_neighbors": (2, 3, 4, 8)} for name in nrae}
 
 
 def wrong_order(metrics: dict[str, float]) -> tuple[float, float]:
@@ -30,14 +29,10 @@ def both_ways(preset: str, criterion: Callable, conditions: dict[str, dict]) -> 
     search: without a search both would be the same runs."""
     if preset not in SCALES:
         return conditions
-    return {
-        key: value
-        for name, content in conditions.items()
-        for key, value in (
-            (name, content),
-            (name + FAVOURABLE, content | dict(search_as=name, criterion=criterion)),
-        )
-    }
+    found = {}
+    for name, content in conditions.items():
+        found |= {name: content, name + FAVOURABLE: content | dict(search_as=name, criterion=criterion)}
+    return found
 
 
 def image_source(name: str, preset: str) -> str:

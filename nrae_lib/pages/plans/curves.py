@@ -11,11 +11,7 @@ METHODS = ("ae", "vae", "wae", "dae", "cae", "grae", "spae", "nrae_0", "nrae_l",
 RELEASED_METHODS = ("ae", "dae", "nrae_0", "nrae_l", "nrae_q")
 SEARCH = candidates(METHODS)  # the same budget for every method that has something to choose
 # seeds: draws of points, noise and weights. quick holds only where the full-scale runs are not there.
-PRESETS = {
-    "smoke": dict(seeds=2, epochs=5),
-    "quick": dict(seeds=1, epochs=100),
-    "paper": dict(seeds=10, epochs=2000),
-}
+PRESETS = {"smoke": dict(seeds=2, epochs=5), "quick": dict(seeds=1, epochs=100), "paper": dict(seeds=10, epochs=2000)}
 
 
 def _optimization(preset: str, batch_size: int, extra: int = 0) -> Optimization:
@@ -31,16 +27,12 @@ def turning(metrics: dict[str, float]) -> tuple[float]:
 
 def _plan(preset: str, conditions: dict) -> Plan:
     return Plan(
-        conditions,
-        METHODS,
-        PRESETS[preset]["seeds"],
-        keep="figure",
+        conditions, METHODS, PRESETS[preset]["seeds"], keep="figure",
         keep_first="animation",  # seed 0 also keeps the curve during training
-        search=SEARCH if preset == "paper" else {},
+        search=SEARCH if preset == "paper" else {}, search_share=0.25,
         search_seeds=HELD_OUT,  # draws that are used for nothing else
-        search_share=0.25,
         criterion="test_mse",  # on noise-free points of these draws
-    )
+    )  # fmt: skip
 
 
 def sine(preset: str) -> Plan:
@@ -99,13 +91,11 @@ def swiss_roll(preset: str) -> Plan:
         # ReLU 2-512-512-1, full batches. NRAE-Q is NRAE-L there.
         "text": dict(
             **text,
-            network=Network(hidden=(512, 512), latent_dim=1, activation="relu"),
+            network=Network((512, 512), latent_dim=1, activation="relu"),
             recipe="paper",
             same_choice={"nrae_q": "nrae_l"},
         ),
-        "text with ELU": dict(
-            **text, network=Network(hidden=(512, 512), latent_dim=1, activation="elu"), recipe="paper_elu"
-        ),
+        "text with ELU": dict(**text, network=Network((512, 512), latent_dim=1, activation="elu"), recipe="paper_elu"),
         **({"released code, searched": code} if preset == "paper" else {}),
     }
     configured = code | dict(options=configurations)

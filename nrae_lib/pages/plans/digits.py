@@ -25,51 +25,35 @@ def plan(preset: str) -> Plan:
     images = dict(source=image_source("mnist", preset), count=20, n_test=200)
     searched = {
         "rotated 3": dict(
-            data="rotated_digit",
-            data_options=dict(digit=3, step=9.0, **images),
-            network=Network(hidden=(32, 32), latent_dim=1, output="sigmoid"),
-            **same,
+            data="rotated_digit", data_options=dict(digit=3, step=9.0, **images),
+            network=Network(hidden=(32, 32), latent_dim=1, output="sigmoid"), **same,
         ),
         "shifted 7": dict(
-            data="shifted_digit",
-            data_options=dict(digit=7, scale=0.8, reach=10.0, **images),
-            network=Network(hidden=(128, 128), latent_dim=1, output="sigmoid"),
-            **same,
+            data="shifted_digit", data_options=dict(digit=7, scale=0.8, reach=10.0, **images),
+            network=Network(hidden=(128, 128), latent_dim=1, output="sigmoid"), **same,
         ),
-    }
+    }  # fmt: skip
     # The released configurations: a 3 of scale 0.7 in both, wider networks, batches of 50. The shifted one's number of images
     # and reach are those of the rotated one and of the text.
     code = dict(
         network=Network(hidden=(512, 512, 512), latent_dim=1, output="sigmoid"),
-        optimization=Optimization(
-            1001 if preset == "paper" else settings["epochs"] // 3, batch_size=50, learning_rate=1e-3
-        ),
+        optimization=Optimization(1001 if preset == "paper" else settings["epochs"] // 3, 50, learning_rate=1e-3),
         methods=RELEASED,
         recipe="released",
     )
     images = images | dict(digit=3, scale=0.7, count=100)
     configured = {
         "rotated 3, released code": dict(
-            data="rotated_digit",
-            data_options=dict(step=1.8, **images),
+            data="rotated_digit", data_options=dict(step=1.8, **images), **code,
             options={name: dict(neighbor_weight=10.0, n_neighbors=k) for name, k in (("nrae_l", 10), ("nrae_q", 15))},
-            **code,
         ),
         "shifted 3, released code": dict(
-            data="shifted_digit",
-            data_options=dict(reach=10.0, **images),
+            data="shifted_digit", data_options=dict(reach=10.0, **images), **code,
             options={name: dict(neighbor_weight=100.0, n_neighbors=k) for name, k in (("nrae_l", 2), ("nrae_q", 4))},
-            **code,
         ),
-    }
+    }  # fmt: skip
     return Plan(
-        both_ways(preset, wrong_order, searched) | configured,
-        METHODS,
-        settings["seeds"],
-        keep="order",
-        search=SEARCH if preset == "paper" else {},
-        search_seeds=HELD_OUT,
-        search_share=0.5,
-        search_keep="order_scores",
+        both_ways(preset, wrong_order, searched) | configured, METHODS, settings["seeds"], keep="order",
+        search=SEARCH if preset == "paper" else {}, search_seeds=HELD_OUT, search_share=0.5, search_keep="order_scores",
         criterion="test_mse",
-    )
+    )  # fmt: skip

@@ -24,17 +24,12 @@ PRESETS = {
     # Hours on a CPU: networks of 1/16 of the channels, fewer epochs, in which a step size that falls to zero lets the
     # validation error flatten (the supplement searched step sizes from 0.001 to 0.0001).
     "reduced": dict(
-        seeds=3,
-        images=COUNTS,
-        width=1 / 16,
-        batch_size=100,
-        learning_rate=1e-3,
-        decay="cosine",
+        seeds=3, images=COUNTS, width=1 / 16, batch_size=100, learning_rate=1e-3, decay="cosine",
         epochs={"mnist": 20, "cifar10": 15, "omniglot": 40},
     ),
     # The supplement: Adam with learning rates from 0.001 to 0.0001 (not which where), batches of 100, 1,000 epochs.
     "paper": dict(seeds=5, epochs=1000, width=1.0, batch_size=100, learning_rate=1e-3),
-}
+}  # fmt: skip
 # Four candidates for every method that has a coefficient, within the supplement's ranges. Of NRAE's λ, printed as 0.0001
 # to 0.001, also 2 and 100: the released configurations weigh a neighbour 2 to 100 times the centre, and the code of the
 # paper's time had the kernel inverted. GRAE's range is printed nowhere. AE and VAE have nothing to choose.

@@ -17,12 +17,12 @@ def plan(preset: str) -> Plan:
         # A batch holds all points.
         optimization=Optimization(PRESETS[preset]["epochs"], batch_size=30, learning_rate=3e-3, decay_start=0.8),
     )
+    sine = dict(n_train=20, n_test=1000, noise=0.2, sampling="grid")
+    roll = dict(n_train=30, n_test=1000, noise=0.01)
     return Plan(
         {
-            "noisy sine": dict(
-                data="sine", data_options=dict(n_train=20, n_test=1000, noise=0.2, sampling="grid"), **both
-            ),
-            "Swiss roll": dict(data="swiss_roll", data_options=dict(n_train=30, n_test=1000, noise=0.01), **both),
+            "noisy sine": dict(data="sine", data_options=sine, **both),
+            "Swiss roll": dict(data="swiss_roll", data_options=roll, **both),
         },
         METHODS,
         PRESETS[preset]["seeds"],

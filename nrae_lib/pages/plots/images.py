@@ -11,11 +11,8 @@ _GAP = 1  # pixels of the images, between two of them
 
 
 def mosaic(images):
-    """One picture of a grid of images, separated by transparent lines of one pixel.
-
-    From (R, C, channels, H, W) uint8, one or three channels, to (R (H + 1) - 1, C (W + 1) - 1, 4) uint8: red, green,
-    blue and opacity.
-    """
+    """One picture of a grid of images, separated by transparent lines of one pixel. From (R, C, channels, H, W) uint8,
+    one or three channels, to (R (H + 1) - 1, C (W + 1) - 1, 4) uint8 (RGBA)."""
     rows, columns, _, height, width = images.shape
     picture = np.zeros((rows, height + _GAP, columns, width + _GAP, 4), np.uint8)
     picture[:, :height, :, :width, :3] = images.transpose(0, 3, 1, 4, 2)  # one channel spreads to three
@@ -61,11 +58,9 @@ def image_rows(rows, breaks=None, notes=None):
 
 
 def best_and_worst(rows, notes):
-    """For each method the images with the smallest and the largest error, each above its reconstruction.
-
-    ``rows`` are method -> {"best": (originals, reconstructions), "worst": (originals, reconstructions)}, each
-    (N, channels, H, W) uint8; ``notes`` are method -> {"best": text, "worst": text} under the images.
-    """
+    """For each method the images with the smallest and the largest error, each above its reconstruction. ``rows`` are
+    method -> {"best": (originals, reconstructions), "worst": (originals, reconstructions)}, each (N, channels, H, W)
+    uint8; ``notes`` are method -> {"best": text, "worst": text} under the images."""
     count = len(next(iter(not_empty(rows).values()))["best"][0])
     with style():
         height = len(rows) * (2 * 0.42 * PAGE_WIDTH / count + 20) + 30

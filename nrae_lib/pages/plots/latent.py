@@ -4,15 +4,9 @@ import math
 
 import numpy as np
 
+from nrae_lib.pages.plots import panels as multiples
 from nrae_lib.pages.plots.images import mosaic
-from nrae_lib.pages.plots.panels import (
-    check_lengths,
-    colour_bar,
-    colours_between,
-    not_empty,
-    points_of,
-    small_multiples,
-)
+from nrae_lib.pages.plots.panels import colour_bar, colours_between, points_of, small_multiples
 from nrae_lib.pages.plots.style import ORDER_COLOURS
 
 # ORDER_COLOURS, closed to a circle through green: an angle has no end.
@@ -21,7 +15,7 @@ CYCLIC_COLOURS = (*ORDER_COLOURS, "#2f9150", "#0f8f93", ORDER_COLOURS[0])
 
 def _by_angle(panels, draw, half, columns=None):
     """Squares of codes that are coloured by their angle in degrees, with a colour bar."""
-    check_lengths(panels, angle="code")
+    multiples.check_lengths(panels, angle="code")
     colours = colours_between(CYCLIC_COLOURS, 0, 360)
 
     def drawn(axis, panel):
@@ -68,10 +62,8 @@ def code_planes(panels):
 
 def latent_grids(panels):
     """Figure 5 of the paper: images decoded from a regular grid of each latent space, one picture per method.
-
     ``panels`` are title -> {"grid": (R, C, channels, H, W) uint8, "near": (R, C) bool, "note": str, optional}. Images
-    where ``near`` is False, away from the data, are pale.
-    """
+    where ``near`` is False, away from the data, are pale."""
 
     def draw(axis, panel):
         (*size, _, height, width), near = np.shape(panel["grid"]), np.asarray(panel["near"])
@@ -97,7 +89,7 @@ def curvature_fields(panels):
     from matplotlib.colors import SymLogNorm
     from matplotlib.ticker import SymmetricalLogLocator
 
-    sizes = np.concatenate([np.abs(panel["field"]).ravel() for panel in not_empty(panels).values()])
+    sizes = np.concatenate([np.abs(panel["field"]).ravel() for panel in multiples.not_empty(panels).values()])
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     # Whole decades, so that the scale has round ends.
     low, high = np.log10(np.quantile(sizes, [0.1, 0.99])) if len(sizes) else (-1, 0)

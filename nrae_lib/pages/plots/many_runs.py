@@ -104,9 +104,8 @@ def search_grid(frame, chosen):
 
     Arguments:
         frame: DataFrame, one row per run, columns method, validation_mse and one per option; seeds are averaged.
-        chosen: method -> {option: chosen value}. Its keys say which columns are that method's options; the chosen
-            point is outlined. Options with a single value in the frame are left out. For NRAE: neighbor_weight
-            (lambda) and n_neighbors (k).
+        chosen: method -> {option: chosen value}. Its keys say which columns are that method's options; the chosen point
+            is outlined. Options with a single value in the frame are left out.
     """
     from matplotlib.colors import LogNorm
 

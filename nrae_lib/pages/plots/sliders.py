@@ -60,10 +60,8 @@ def _thinned(points):
 
 
 def _show_panels(panels, layers, truth, labels, alt, name, first):
-    """Display pictures of curves over a slider.
-
-    ``layers`` are label of `_LOOKS` -> title -> (p, 2), what stays, or (F, p, 2), what moves.
-    """
+    """Display pictures of curves over a slider. ``layers`` are label of `_LOOKS` -> title -> (p, 2), what stays, or (F,
+    p, 2), what moves."""
     layers["noisy samples"] = {title: points_of(panel["train"]) for title, panel in panels.items()}
     if truth is not None:
         layers["truth"] = dict.fromkeys(panels, _thinned(points_of(truth)))
@@ -134,10 +132,8 @@ def image_slider(rows, notes=None, alt="Images beside their reconstructions"):
 
 
 def _strip(images):
-    """Images (N, channels, H, W) below one another, as a data address.
-
-    Each has its first and last row twice: at the edge of a picture a screen's pixel may reach beyond the image.
-    """
+    """Images (N, channels, H, W) below one another, as a data address. Each has its first and last row twice: at the
+    edge of a picture a screen's pixel may reach beyond the image."""
     from PIL import Image
 
     images = np.pad(images, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
@@ -160,9 +156,8 @@ def _show_slider(content, places, labels, alt, name, first):
     from IPython.display import display
 
     if counts := {len(values) for _, values in places} - {len(labels)}:
-        raise ValueError(
-            f"the slider has {len(labels)} places, but what it moves {', '.join(map(str, sorted(counts)))}"
-        )
+        found = ", ".join(map(str, sorted(counts)))
+        raise ValueError(f"the slider has {len(labels)} places, but what it moves {found}")
     # "<" could end the script element early; JSON may spell it as an escape.
     data = json.dumps({"labels": labels, "places": places}, separators=(",", ":"), ensure_ascii=False)
     data = data.replace("<", "\\u003c")

@@ -13,17 +13,9 @@ SAMPLE_COLOUR = "#2f80d8"
 MANIFOLD_COLOUR = "#e0690a"
 
 METHOD_COLOURS = {
-    "ae": "#7d7d7d",
-    "vae": "#8d68c4",
-    "wae": "#c25aa5",
-    "dae": "#0f8f93",
-    "cae": "#8a7d1f",
-    "grae": "#2f9150",
-    "spae": "#a9662f",
-    "nrae_0": "#6787a8",
-    "nrae_l": SAMPLE_COLOUR,
-    "nrae_q": "#dc4b1e",
-}
+    "ae": "#7d7d7d", "vae": "#8d68c4", "wae": "#c25aa5", "dae": "#0f8f93", "cae": "#8a7d1f", "grae": "#2f9150",
+    "spae": "#a9662f", "nrae_0": "#6787a8", "nrae_l": SAMPLE_COLOUR, "nrae_q": "#dc4b1e",
+}  # fmt: skip
 _EMBEDDING_LABELS = {"pca": "PCA", "umap": "UMAP", "tsne": "t-SNE", "lle": "LLE"}
 # Blue to purple to orange, never lighter or darker than the limits above: an ordinary map such as viridis loses one
 # of its two ends on either a white or a dark page.
@@ -51,10 +43,8 @@ def method_label(name):
 
 
 def method_colour(name):
-    """The one colour of a method on every page, as "#rrggbb".
-
-    A method outside `METHOD_COLOURS` gets a hue from its name, at a lightness that reads on white and on dark pages.
-    """
+    """The one colour of a method on every page, as "#rrggbb". A method outside `METHOD_COLOURS` gets a hue from its
+    name, at a lightness that reads on white and on dark pages."""
     if name in METHOD_COLOURS:
         return METHOD_COLOURS[name]
     import colorsys
@@ -76,32 +66,17 @@ def relative_luminance(colour):
 
 
 def style():
-    """The book's matplotlib style, for `with style(): ...` around a figure of one's own.
-
-    Lines and text are black, which `show` turns into the page's text colour.
-    """
+    """The book's matplotlib style, for `with style(): ...` around a figure of one's own. Lines and text are black,
+    which `show` turns into the page's text colour."""
     import matplotlib
 
-    settings = {
-        "figure.dpi": _POINTS_PER_INCH,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 13,
-        "axes.titleweight": "bold",
-        "axes.axisbelow": True,
-        "font.size": 12,
-        "xtick.labelsize": 11,
-        "ytick.labelsize": 11,
-        "grid.alpha": 0.18,
-        "grid.color": "black",
-        "legend.frameon": False,
-        "lines.solid_capstyle": "round",
-        # A curve may be off by a quarter of a pixel.
-        "path.simplify_threshold": 0.25,
-    }
-    return matplotlib.rc_context(settings)
+    return matplotlib.rc_context({
+        "figure.dpi": _POINTS_PER_INCH, "figure.facecolor": "none", "axes.facecolor": "none", "axes.spines.top": False,
+        "axes.spines.right": False, "axes.titlesize": 13, "axes.titleweight": "bold", "axes.axisbelow": True,
+        "font.size": 12, "xtick.labelsize": 11, "ytick.labelsize": 11, "grid.alpha": 0.18, "grid.color": "black",
+        "legend.frameon": False, "lines.solid_capstyle": "round",
+        "path.simplify_threshold": 0.25,  # a curve may be off by a quarter of a pixel
+    })  # fmt: skip
 
 
 def new_figure(height, number=1, columns=1, width=PAGE_WIDTH, **options):
@@ -134,9 +109,7 @@ def show(figure, alt, thumbnail=False):
 
 def figure_html(figure, alt):
     """The figure as `<div class="nrae-figure"><svg>`: no fixed background, black replaced by the page's text colour.
-
-    The same figure and `alt` always give the same text, so that rebuilding the book changes nothing.
-    """
+    The same figure and `alt` always give the same text, so that rebuilding the book changes nothing."""
     if not alt or not alt.strip():
         raise ValueError("alt is empty: give one sentence that says what the picture shows")
     narrow = getattr(figure, "narrow", None)

@@ -75,8 +75,7 @@ def scaling(panels):
 
     Arguments:
         panels: title -> {"x": label, "y": label, "lines": {label: {"x": (n,), "y": (n,), and optionally "low" and
-            "high": (n,), "method": whose colour it has, "form": 0 solid, 1 dashed, 2 dotted}}}. A label has one look in
-            all panels.
+            "high": (n,), "method": whose colour it has, "form": 0 solid, 1 dashed, 2 dotted}}}. A label has one look.
     """
     labels = list(dict.fromkeys(label for panel in not_empty(panels).values() for label in panel["lines"]))
 

@@ -66,9 +66,9 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
     """Whether the codes run along the family in the right order, on a line (m = 1) or on the unit circle (m = 2).
 
     Positions of a circle are angles in degrees. If they cover a full turn, the family is closed and the right code
-    winds once around the circle (:func:`nrae_lib.core.measures.circular_breaks`). If they cover less, the right code runs
-    along the circle without a retreat (:func:`nrae_lib.core.measures.order_breaks` of the angle, followed across the cut
-    at π) and through at most one turn.
+    winds once around the circle (:func:`nrae_lib.core.measures.circular_breaks`). If they cover less, the right code
+    runs along the circle without a retreat (:func:`nrae_lib.core.measures.order_breaks` of the angle, followed across
+    the cut at π) and through at most one turn. ValueError without positions, or if codes have more than two dimensions.
 
     Returns:
         metrics on a line rank_correlation and order_breaks; on a circle circular_correlation, circular_breaks and
@@ -79,17 +79,12 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
         points in the order of the code; decoded (N, ...) uint8, their decodings in this order; breaks, the places i whose
         successor i + 1 lies beyond a discontinuity; path_code (61, m), evenly spaced codes over the training codes' range,
         and path (61, ...) uint8, their decodings.
-
-    Raises:
-        ValueError: if the data has no positions, or the codes are neither on a line nor in the plane.
     """
     if data.train_position is None or data.test_position is None:
         raise ValueError("the view 'order' needs data with positions: choose another keep for this data set")
-    codes = {
-        "train_": (encode(model, data.train), data.train_position.cpu()),
-        "": (encode(model, data.test), data.test_position.cpu()),
-    }
-    (code, position), (test_code, test_position) = codes.values()
+    code, position = encode(model, data.train), data.train_position.cpu()
+    test_code, test_position = encode(model, data.test), data.test_position.cpu()
+    codes = {"train_": (code, position), "": (test_code, test_position)}
     dimension = code.shape[1]
     if dimension > 2:
         raise ValueError(f"the view 'order' needs codes on a line or a circle (latent_dim 1 or 2), not {dimension}")
@@ -120,10 +115,8 @@ def order(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, 
 
 def _order(code: Tensor, position: Tensor) -> dict[str, float]:
     if code.shape[1] == 1:
-        return {
-            "rank_correlation": measures.rank_correlation(code[:, 0], position),
-            "order_breaks": float(measures.order_breaks(code[:, 0], position)),
-        }
+        breaks = float(measures.order_breaks(code[:, 0], position))
+        return {"rank_correlation": measures.rank_correlation(code[:, 0], position), "order_breaks": breaks}
     sequence = position.argsort(stable=True)
     angle, position = torch.atan2(code[:, 1], code[:, 0]).double()[sequence], position[sequence].double()
     correlation = measures.circular_correlation(angle, position * pi / 180)
@@ -165,10 +158,9 @@ def neighborhood(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dic
     train = data.train.to(device)
     z = model.encoder(train)
     if z.shape[1] != 1 or len(train) <= _NEIGHBORS:
-        raise ValueError(
-            f"the view 'neighborhood' needs codes on a line (latent_dim 1) and more than {_NEIGHBORS} training points, "
-            f"not codes of dimension {z.shape[1]} of {len(train)} points"
-        )
+        needed = f"codes on a line (latent_dim 1) and more than {_NEIGHBORS} training points"
+        found = f"codes of dimension {z.shape[1]} of {len(train)} points"
+        raise ValueError(f"the view 'neighborhood' needs {needed}, not {found}")
     metrics, arrays = curve(model, data)
     graph = knn_graph(train, _NEIGHBORS)
     x_near, z_near = train[graph].transpose(0, 1), z[graph].transpose(0, 1)

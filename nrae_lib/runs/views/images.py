@@ -60,14 +60,11 @@ def images(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str,
 def denoising(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """PSNR of reconstructed noisy images against the clean ones, of the training and of the test images.
 
-    The paper does not say of which; nor whether its mean is over the images' decibels or their errors.
+    The paper does not say of which; nor if its mean is over decibels or errors. ValueError without noise.
 
     Returns:
         metrics psnr_train, psnr_test (:func:`nrae_lib.core.measures.psnr`), psnr_of_mean_train and psnr_of_mean_test
         (of the mean error), in decibels; arrays clean, noisy and denoised, the first 10 test images as uint8.
-
-    Raises:
-        ValueError: if the data has no noise.
     """
     if data.train_clean is None or data.test_noisy is None:
         raise ValueError("the view 'denoising' needs images with noise: set the data option noise above 0")

@@ -17,10 +17,8 @@ _SHOWN_CODES, _CURVATURE_CODES = 1000, 500
 
 
 class Whitened:
-    """A latent plane in coordinates in which given codes (N, 2) have mean 0 and covariance I.
-
-    The symmetric square root of the inverse covariance: of all such coordinates those that turn the codes least.
-    """
+    """A latent plane in coordinates in which given codes (N, 2) have mean 0 and covariance I. The symmetric square root
+    of the inverse covariance: of all such coordinates those that turn the codes least."""
 
     def __init__(self, codes: Tensor):
         codes = codes.double()
@@ -76,10 +74,8 @@ def latent_grid(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict
     grid, near = grid_near(coordinates, _GRID_POINTS)
     places = plane.codes(grid.flatten(0, 1)).to(next(model.parameters()).dtype)
     images = decode(model, places, data.train[0].numel()).unflatten(0, grid.shape[:2])
-    metrics = {
-        "grid_roughness": measures.grid_smoothness(images),
-        "data_roughness": measures.grid_smoothness(images, near),
-    }
+    whole, near_data = (measures.grid_smoothness(images, where) for where in (None, near))
+    metrics = {"grid_roughness": whole, "data_roughness": near_data}
     shown = _some(len(coordinates), _SHOWN_CODES)
     arrays = {"grid": as_bytes(images[::2, ::2]), "near": near[::2, ::2].numpy()}
     arrays["code"] = coordinates[shown].numpy().astype(np.float32)
@@ -106,9 +102,8 @@ def curvature(model: nn.Module, data: Dataset) -> tuple[dict[str, float], dict[s
     shown = coordinates[_some(len(coordinates), _CURVATURE_CODES)]
     grid, near = grid_near(coordinates, _FIELD_POINTS)
     field = torch.full(near.shape, torch.nan, dtype=torch.float64)
-    at_codes, field[near] = (
-        measures.scalar_curvature(decoder, plane.codes(places).to(device)).cpu() for places in (shown, grid[near])
-    )
+    codes = [plane.codes(places).to(device) for places in (shown, grid[near])]
+    at_codes, field[near] = (measures.scalar_curvature(decoder, each).cpu() for each in codes)
     median = float(at_codes.abs().nanquantile(0.5))
     metrics = {
         "curvature": median,
