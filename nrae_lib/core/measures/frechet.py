@@ -52,7 +52,7 @@ def fid(reconstructions: Tensor, originals: Tensor, device: torch.device | str =
     """Frechet Inception Distance of two sets of images, as pytorch-fid gives it for folders of PNG files (Table 2).
 
     :func:`frechet_distance` of the means and covariances (divided by N - 1) of :func:`inception_features`, with the
-    options and errors of that function, of at least two images each. Biased upward for few images.
+    options and errors of that function, of at least two images each. Biased upward for few images: compare equal numbers only.
     Source: NRAE, supplement, section 2.4: "We measure the FID score with a provided model from pytorch-fid".
     """
     moments = []
