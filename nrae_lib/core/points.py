@@ -1,5 +1,7 @@
 """Training points and seeds as every floor sees them: what they must be, how rows are picked, and bytes as floats."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,10 +13,9 @@ def stream(seed: int, name: str) -> int:
     """The seed, 32 bits, of one of the three independent random streams that ``seed`` gives, a name from ``STREAMS``.
     Generators that all start from ``seed`` itself draw the same numbers: noise of images would equal initial weights.
     ValueError if ``seed`` is no whole number of at least 0."""
-    try:
-        children = np.random.SeedSequence(seed).spawn(len(STREAMS))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"a seed is a whole number of at least 0, not {seed!r}") from error
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"a seed is a whole number of at least 0, not {seed!r}")
+    children = np.random.SeedSequence(seed).spawn(len(STREAMS))
     return int(children[STREAMS.index(name)].generate_state(1)[0])
 
 

@@ -3,7 +3,8 @@
     python -m nrae_lib.pages.queue reduced            # or paper; --workers 1, --status
 
 Every run is stored the moment it exists, one process per core. Killed at any time, the next call goes on: a run from its last
-checkpoint. The next build of the book judges what is there.
+checkpoint. The next build of the book judges what is there. What pages measure of trained models afterwards (FID, ELBO, rounds of
+timing) they do themselves, run with the same preset.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import io
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from nrae_lib.core.training import fit
 from nrae_lib.data import datasets
 from nrae_lib.runs.performing import attempt
 from nrae_lib.runs.run import Run
-from nrae_lib.runs.study import Study
+from nrae_lib.runs.study import Study, is_here
 
 POLL_SECONDS, REORDER_SECONDS = 5, 30  # the list takes half a second, as long as some runs
 # How much more than others a verdict of these pages counts: the paper's headline, and the figures that share its protocol.
@@ -81,16 +83,11 @@ class Clock:
         self._images: dict[tuple[str, str], str] = {}
         for folder in dict.fromkeys(study.store.folder for study in found.values()):
             for path in folder.glob("*.npz"):
-                try:
+                with contextlib.suppress(ValueError, OSError):
                     result = runs.Result.from_bytes(path.read_bytes())
-                except ValueError as error:  # else it would pass for a run that is done
-                    print(f"{path} is damaged ({error}) and will be computed again", flush=True)
-                    path.unlink(missing_ok=True)
-                    continue
-                except FileNotFoundError:  # another process was faster
-                    continue
-                self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
-                self._images[_images(result.run)] = result.provenance["fingerprint"]
+                    self._images[_images(result.run)] = result.provenance["fingerprint"]
+                    if result.provenance["device"].startswith("CPU"):
+                        self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
         self._file = runs.project_root() / "_build" / "step_seconds.json"
         self.seconds = cache(self._estimate)  # of a run, estimated once
         self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
@@ -118,7 +115,8 @@ class Clock:
 
 def _kind(run: Run) -> tuple:
     """Runs of one kind have steps of one length."""
-    return run.data, run.network, run.method, run.optimization.batch_size
+    passes = tuple(run.method_options.get(name) for name in ("jacobian", "neighbors_per_point", "weighting"))
+    return run.data, run.network, run.method, run.optimization.batch_size, passes
 
 
 def _images(run: Run) -> tuple[str, str]:
@@ -151,8 +149,8 @@ def order(found: dict[str, Study], clock: Clock) -> list[tuple[float, str, str, 
     """(verdicts per core-second, page, condition, runs that can begin, runs whose options are not chosen yet)."""
     units = []
     for page, study in found.items():
-        for condition in study.plan.conditions:
-            ready, later = study.remaining(condition)
+        for condition, content in study.plan.conditions.items():
+            ready, later = study.remaining(condition) if is_here(content) else ([], [])
             if ready or later:
                 seconds = sum(map(clock.seconds, [*ready, *later]))
                 units.append((value(page, condition) / seconds, page, condition, ready, later))
@@ -173,7 +171,7 @@ def work(preset: str) -> int:
         units, due, worked = order(found, clock), time.monotonic() + REORDER_SECONDS, False
         free = [(*unit[1:3], run) for unit in units for run in unit[3] if run.key not in failed]
         for page, condition, run in free:
-            if run.key in failed or found[page].store.path(run).exists():  # since the list was made
+            if run.key in failed or not found[page].missing([run]):  # since the list was made
                 continue
             clock.check_images(run)
             ending = attempt(run, found[page].store, "auto", lambda done, epochs: None)
@@ -204,7 +202,10 @@ def status(preset: str) -> Iterator[str]:
     units = {unit[1:3]: unit for unit in order(found, clock)}
     yield f"{'page, condition':68} {'stored':>7} {'missing':>8} {'core-hours':>11}"
     for page, study in found.items():
-        for condition in study.plan.conditions:
+        for condition, content in study.plan.conditions.items():
+            if not is_here(content):
+                yield f"{page + ', ' + condition:68} its images are not on this machine"
+                continue
             names = study.plan.methods_of(condition)
             wanted = {study.plan.source(condition, name) for name in names}
             count = len(names) * study.plan.seeds_of(condition)
@@ -222,13 +223,15 @@ def main() -> None:
     parser.add_argument("--status", action="store_true", help="say what is done, what is missing and what it will cost")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    runs.grid.check_workers(given.workers)
+    if given.workers < 1:
+        parser.error(f"--workers must be at least 1, not {given.workers}")
     if given.status:
         for line in status(given.preset):
             print(line, flush=True)
         return
     if given.work:
         raise SystemExit(min(work(given.preset), 1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the finally below: the workers end, too
     command = [sys.executable, "-m", "nrae_lib.pages.queue", given.preset, "--work"]
     alone = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     team = [subprocess.Popen(command, env=alone) for _ in range(given.workers)]

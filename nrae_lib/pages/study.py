@@ -94,6 +94,8 @@ def _banner_text(study):
         cut = [study.plan.conditions[name] for name in own]
         names = [datasets.image_set(one["data"]) for one in cut if "source" in one.get("data_options", {})]
         sentences.append(datasets.banner_text(list(dict.fromkeys(names))))
+    if study.waiting:
+        sentences.append(f"Not run yet, and left out here: {', '.join(study.waiting)}.")
     if study.absent:
         what = "Not run" if study.preset in study.scales else "Not checked"
         sentences.append(f"{what}, because the images are not on this machine: {', '.join(study.absent)}.")
@@ -139,16 +141,17 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     if not hasattr(study, "parameters"):
         raise TypeError(f"close_study takes what open_study returned, not {type(study).__name__}")
     judged = study.frame if frame is None else frame
-    # What several conditions decide together is at the scale that all of them have.
+    # What several conditions decide together is at the scale that all of them have, and none may wait.
     shown = {study.preset_of(name) for name in study.conditions}
-    common = shown.pop() if len(shown) == 1 else study.preset
+    common = shown.pop() if len(shown) == 1 and not study.waiting else study.preset
     if conditions is None:
         extra = judged.condition.unique() if len(judged) else ()
         conditions = dict.fromkeys((*study.conditions, *study.absent, *extra))
     presets = {name: study.preset_of(name) if name in study.conditions else common for name in conditions}
     items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
-    # A part of the methods or conditions, also for want of images, must not replace verdicts on all of them.
-    stored_verdicts(items, page, save=study.whole and not (study.preset in study.scales and study.absent))
+    # "quick" shows the largest scale that is committed of every condition; a part of the methods or conditions must not replace
+    # verdicts on all of them.
+    stored_verdicts(items, page, save=study.whole and study.preset == "quick")
     two_ways(items)
 
     for part, table in tables.items():
@@ -167,30 +170,32 @@ def close_study(study, page, frame=None, conditions=None, **tables):
 
 def stored_verdicts(items, page, save=True):
     """Display `items`, verdicts on the claims of `page`, and with `save` keep those on committed results in
-    `results/verdicts`, where the scoreboard reads them."""
+    `results/verdicts`, where the scoreboard reads them, in place of any others."""
     from nrae_lib import paper, runs
 
     verdicts(items)
-    if save and (kept := [item for item in items if item.preset in runs.SCALES]):
-        paper.save(page, kept, runs.project_root() / "results" / "verdicts")
+    folder, kept = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset in runs.SCALES]
+    if save and kept:
+        paper.save(page, kept, folder)
+    elif save:
+        (folder / f"{page}.json").unlink(missing_ok=True)
 
 
 def two_ways(items):
     """Display what a claim's verdicts say together where the options were chosen in two ways; nothing where they were not."""
     from nrae_lib.pages.plans import FAVOURABLE
 
-    found, rows = {(item.claim, item.condition): item.status for item in items}, {}
-    for (claim, condition), status in found.items():
-        if favourable := found.get((claim, condition + FAVOURABLE)):
-            says = "undecided"
-            if favourable == status == "reproduced":
-                says = "holds either way"
-            elif favourable == "reproduced":
-                says = "fragile: it needs options that are chosen for it"
-            elif favourable == status == "not reproduced":
-                says = "fails either way"
-            both = {"by the error": status, "by the figure's criterion": favourable, "the claim": says}
-            rows[f"{claim.text} ({condition})"] = both
+    says = {
+        ("reproduced", "reproduced"): "holds either way",
+        ("not reproduced", "not reproduced"): "fails either way",
+        ("not reproduced", "reproduced"): "fragile: it holds only with options chosen by the figure's criterion",
+        ("reproduced", "not reproduced"): "fragile: it fails with options chosen by the figure's criterion",
+    }
+    found, rows = {(item.claim, item.condition, item.preset): item.status for item in items}, {}
+    for (claim, condition, preset), status in found.items():
+        if favourable := found.get((claim, condition + FAVOURABLE, preset)):
+            both = {"by the error": status, "by the figure's criterion": favourable}
+            rows[f"{claim.text} ({condition})"] = both | {"the claim": says.get((status, favourable), "undecided")}
     if rows:
         text_table(rows, caption="What the two ways to choose say together")
 

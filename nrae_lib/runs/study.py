@@ -163,6 +163,7 @@ class Study:
     results: list[Result]  #: what the page shows and judges
     frame: "pandas.DataFrame"  #: :func:`nrae_lib.runs.grid.frame` of the results with a column ``condition``
     checked: list[tuple[Result, Result]]  #: the spot check, pairs of a result of now and its committed twin
+    waiting: list[str]  #: left out at "quick": planned at the scale of those that are committed, and not committed yet
     absent: list[str]  #: conditions that are left out, or not checked, because their images are not on this machine
     already_stored: int  #: how many of this preset's own results were there, and not trained
 
@@ -182,7 +183,7 @@ class Study:
             if name not in self._known:
                 raise ValueError(f"unknown condition {name!r}: choose among {', '.join(self._known)}")
         self.names = _listed("the methods", names) or self.plan.methods
-        self._own_search, self._to_do = _Search(self.plan, self.store), {}
+        self._own_search, self._to_do, self._there = _Search(self.plan, self.store), {}, set()
 
     def __getattr__(self, name: str):
         if name in Study.__annotations__:
@@ -201,9 +202,12 @@ class Study:
         searches = {scale: _Search(self._plans[scale], self.full_store) for scale in others}
         committed = self._committed(searches)
         self._shown = {name: scale for name, (scale, _) in committed.items()}
-        mine = [name for name in self.plan.conditions if name in self._wanted and name not in committed]
+        # Cut runs beside committed ones would pass for what they are not: where something is committed, the rest waits.
+        planned = chain(*(self._plans[scale].conditions for scale in {*self._shown.values()}))
+        self.waiting = [name for name in dict.fromkeys(planned) if name in self._wanted and name not in committed]
+        mine = [] if committed else [name for name in self.plan.conditions if name in self._wanted]
         # Without any images at all, the first run says best what is missing.
-        here = [name for name in mine if self.preset not in self.scales or _is_here(self.plan.conditions[name])] or mine
+        here = [name for name in mine if self.preset not in self.scales or is_here(self.plan.conditions[name])] or mine
         self.absent, mine = [name for name in mine if name not in here], here
         deciding = {name: searches[scale] for name, scale in self._shown.items()} | self._search(mine, searches)
         self.conditions = [name for name in self._wanted if name in deciding]
@@ -281,7 +285,7 @@ class Study:
         """Seed 0 of the last methods (the paper's own), as many as the time allows."""
         twins = []
         for name, (scale, results) in committed.items():
-            if _is_here(self._plans[scale].conditions[name]):
+            if is_here(self._plans[scale].conditions[name]):
                 twins += [result for result in reversed(results) if result.run.seed == 0]
             else:
                 self.absent.append(name)
@@ -307,7 +311,14 @@ class Study:
                 self._to_do[place] = self._runs(self.plan, condition, chosen)
             (ready if known else later).extend(self._to_do[place])
         first = [*{run.key: run for run in searching}.values(), *sorted(ready, key=lambda run: run.seed)]
-        return tuple([run for run in runs if not self.store.path(run).exists()] for runs in (first, later))
+        return self.missing(first), self.missing(later)
+
+    def missing(self, runs: Iterable[Run]) -> list[Run]:
+        """Those of ``runs`` that are not stored, or damaged."""
+        for run in runs:
+            if run.key not in self._there and self.store.path(run).exists() and self.store.get(run) is not None:
+                self._there.add(run.key)
+        return [run for run in runs if run.key not in self._there]
 
     def preset_of(self, condition: str) -> str:
         """The preset whose results the page shows of ``condition``: "paper" where they are full scale."""
@@ -338,8 +349,10 @@ class Study:
         return self.frame.iloc[next(i for i, other in enumerate(self.results) if other is result)]
 
     def right(self, condition: str, breaks: str) -> dict[str, int]:
-        """method -> number of seeds without a break; ``breaks``: the column that counts them."""
-        rows = self.frame[self.frame.condition == condition]
+        """method -> number of seeds without a break; ``breaks``: the column that counts them, perhaps of nothing."""
+        if breaks not in self.frame:
+            return {}
+        rows = self.frame[(self.frame.condition == condition) & self.frame[breaks].notna()]
         return (rows[breaks] == 0).groupby(rows.method).sum().to_dict()
 
     def summary(self, condition: str, metric: str, scale: float = 1.0, frame: "pandas.DataFrame | None" = None) -> dict:
@@ -400,7 +413,7 @@ def _numbers(content: dict[str, Any]) -> dict[str, str]:
     network, optimization = asdict(content["network"]), asdict(content["optimization"])
     found = {**content.get("data_options", {}), **network, **optimization}
     words = {
-        "n_train": "training points", "n_test": "test points", "count": "images", "digits": "digits", "rotations": "rotations",
+        "n_train": "training points", "n_validation": "validation points", "decay": "fall of the step size", "n_test": "test points", "count": "images", "digits": "digits", "rotations": "rotations",
         "hidden": "hidden layers", "width": "share of the channels", "epochs": "epochs",
     }  # fmt: skip
 
@@ -412,7 +425,7 @@ def _numbers(content: dict[str, Any]) -> dict[str, str]:
     return {word: text(found[name]) for name, word in words.items() if name in found}
 
 
-def _is_here(content: dict[str, Any]) -> bool:
+def is_here(content: dict[str, Any]) -> bool:
     """Whether the images of a condition are on this machine; true for all data that needs none."""
     needed = content.get("data_options", {}).get("source") == "official"
     return not needed or datasets.available(datasets.image_set(content["data"]))
