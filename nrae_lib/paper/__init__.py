@@ -16,9 +16,10 @@ errors (five runs is what the paper has there), and uses the tests of :mod:`nrae
   1.9 % on MNIST (S), 34 % and 37 % on CIFAR10 (S). *The printed value*: within two printed deviations or 25 %, the larger.
 - *negligible standard errors*: all lie below a tenth of the mean, by simulated samples.
 
-What is neither "reproduced" nor "not reproduced" is "inconclusive", with the power if it is small, or "not run". Either
-wrong verdict has a probability of at most 5 %; :func:`by_chance` says what that means for many. Without any spread the
-numbers decide, a tie nothing.
+"Reproduced" is a claim whose every part is significant, "not reproduced" one of which the opposite of a part is, corrected for
+their number, or a truth outside a margin. All else is "inconclusive", with the power if it is small, or "not run", where a run that is
+needed is missing or has diverged. Either wrong verdict has a probability of at most 5 % (up to a fifth for means of strongly skewed
+logarithms, as simulated); :func:`by_chance` says what that means for many. Without any spread the numbers decide, a tie nothing.
 """
 
 from __future__ import annotations
