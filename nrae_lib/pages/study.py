@@ -146,8 +146,11 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     common = shown.pop() if len(shown) == 1 and not study.waiting else study.preset
     if conditions is None:
         extra = judged.condition.unique() if len(judged) else ()
-        conditions = dict.fromkeys((*study.conditions, *study.absent, *extra))
-    presets = {name: study.preset_of(name) if name in study.conditions else common for name in conditions}
+        conditions = dict.fromkeys((*study.conditions, *study.absent, *study.waiting, *extra))
+    presets = (
+        dict.fromkeys(conditions, common) | {name: study.preset_of(name) for name in study.conditions} | study.waiting
+    )
+    presets = {name: presets[name] for name in conditions}
     items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
     # "quick" shows the largest scale that is committed of every condition; a part of the methods or conditions must not replace
     # verdicts on all of them.
@@ -208,7 +211,7 @@ def all_verdicts():
 
     found = timing.verdicts() + paper.load(paper.CLAIMS, runs.project_root() / "results" / "verdicts")
     known = {verdict.claim.identifier for verdict in found}
-    none = ("all", "paper", "not run", "no runs of this page are committed.")
+    none = ("all", "paper", "not run", "the runs that decide it are not all committed.")
     found += [paper.Verdict(claim, *none) for claim in paper.CLAIMS if claim.identifier not in known]
     return sorted(found, key=lambda verdict: paper.CLAIMS.index(verdict.claim))
 

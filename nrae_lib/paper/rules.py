@@ -212,7 +212,7 @@ def falls(value: str, methods: Names) -> Rule:
     def judge(frame):
         settings = _settings(frame, value, methods)
         if len(settings) < 2:
-            return 1.0, 1.0, f"{', '.join(methods)}: no two settings to compare."
+            raise _Missing(f"{', '.join(methods)}: a second setting of {value}")
         found = [_logarithms(_of(frame, column, *methods), value) for column in settings]
         x = np.log([float(setting) for setting in settings.values()])
         slopes = {name: np.polyfit(x, np.array([logs[name] for logs in found]), 1)[0] for name in methods}
@@ -233,7 +233,7 @@ def steady(value: str, margins: dict[str, float]) -> Rule:
     def judge(frame):
         settings = _settings(frame, value, methods)
         if len(settings) < 2 or next(iter(settings)) != next(name for name in frame if name.startswith(f"{value} @ ")):
-            return 1.0, 1.0, f"{', '.join(methods)}: no other setting to compare with the first."
+            raise _Missing(f"{', '.join(methods)}: the first or another setting of {value}")
         base, *others = (_logarithms(_of(frame, column, *methods), value) for column in settings)
         tests, parts = [], []
         for method, margin in margins.items():

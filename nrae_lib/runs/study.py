@@ -163,7 +163,9 @@ class Study:
     results: list[Result]  #: what the page shows and judges
     frame: "pandas.DataFrame"  #: :func:`nrae_lib.runs.grid.frame` of the results with a column ``condition``
     checked: list[tuple[Result, Result]]  #: the spot check, pairs of a result of now and its committed twin
-    waiting: list[str]  #: left out at "quick": planned at the scale of those that are committed, and not committed yet
+    waiting: dict[
+        str, str
+    ]  #: condition -> scale; left out at "quick": planned at the scale of those that are committed, and not committed yet
     absent: list[str]  #: conditions that are left out, or not checked, because their images are not on this machine
     already_stored: int  #: how many of this preset's own results were there, and not trained
 
@@ -203,8 +205,12 @@ class Study:
         committed = self._committed(searches)
         self._shown = {name: scale for name, (scale, _) in committed.items()}
         # Cut runs beside committed ones would pass for what they are not: where something is committed, the rest waits.
-        planned = chain(*(self._plans[scale].conditions for scale in {*self._shown.values()}))
-        self.waiting = [name for name in dict.fromkeys(planned) if name in self._wanted and name not in committed]
+        self.waiting = {
+            name: scale
+            for scale in dict.fromkeys(self._shown.values())
+            for name in self._plans[scale].conditions
+            if name in self._wanted and name not in committed
+        }
         mine = [] if committed else [name for name in self.plan.conditions if name in self._wanted]
         # Without any images at all, the first run says best what is missing.
         here = [name for name in mine if self.preset not in self.scales or is_here(self.plan.conditions[name])] or mine
