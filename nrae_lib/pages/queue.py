@@ -90,7 +90,9 @@ class Clock:
                         self._stored.setdefault(_kind(result.run), []).append(1 / result.steps_per_second)
         self._file = runs.project_root() / "_build" / "step_seconds.json"
         self.seconds = cache(self._estimate)  # of a run, estimated once
-        self._measured: dict[str, float] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._measured: dict[str, float] = {}
+        with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+            self._measured = json.loads(self._file.read_text())
 
     def check_images(self, run: Run) -> None:
         """SystemExit if stored results have seen other images than ``run`` would; bytes do not differ between machines."""
@@ -99,17 +101,25 @@ class Clock:
             if here != self._images.get(_images(run), here):
                 raise SystemExit(
                     f"the images of {run.data} are not those of the stored results: give $NRAE_DATA theirs, or another checkout "
-                    "these; nothing was run"
+                    "these"
                 )
 
     def _estimate(self, run: Run) -> float:
+        with contextlib.suppress(
+            ValueError, OSError, ImportError, ArithmeticError
+        ):  # of which the run itself will tell
+            return self._measure(run)
+        return math.inf
+
+    def _measure(self, run: Run) -> float:
         points, kind = _data(*_images(run))[0], _kind(run)
         steps = math.ceil(points / run.optimization.batch_size) * run.optimization.epochs
         if kind in self._stored:
             return statistics.median(self._stored[kind]) * steps
         if repr(kind) not in self._measured:
             self._measured[repr(kind)] = _step_seconds(run)
-            write_atomically(self._file, json.dumps(self._measured).encode())
+            with contextlib.suppress(OSError):  # a full disk: it is measured again
+                write_atomically(self._file, json.dumps(self._measured).encode())
         return self._measured[repr(kind)] * steps
 
 
@@ -191,6 +201,9 @@ def work(preset: str) -> int:
                 break
         if not worked:
             if not free:
+                if units:
+                    waiting = ", ".join(f"{page}, {condition}" for _, page, condition, *_ in units)
+                    print(f"left: {waiting}: a run that they need failed", flush=True)
                 return len(failed)
             time.sleep(POLL_SECONDS)
 
@@ -231,15 +244,20 @@ def main() -> None:
         return
     if given.work:
         raise SystemExit(min(work(given.preset), 1))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the finally below: the workers end, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # through the finally below: the workers end, too
+        signal.signal(number, lambda *_: sys.exit(143))
     command = [sys.executable, "-m", "nrae_lib.pages.queue", given.preset, "--work"]
     alone = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    team = [subprocess.Popen(command, env=alone) for _ in range(given.workers)]
+    team = []
     try:
-        raise SystemExit(max(process.wait() for process in team))
+        team += (subprocess.Popen(command, env=alone) for _ in range(given.workers))
+        codes = [process.wait() for process in team]
+        raise SystemExit(int(any(codes)))
     finally:
         for process in team:
             process.terminate()
+        for process in team:  # each writes a checkpoint
+            process.wait()
 
 
 if __name__ == "__main__":

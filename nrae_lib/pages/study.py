@@ -180,8 +180,6 @@ def stored_verdicts(items, page, save=True):
     folder, kept = runs.project_root() / "results" / "verdicts", [item for item in items if item.preset in runs.SCALES]
     if save and kept:
         paper.save(page, kept, folder)
-    elif save:
-        (folder / f"{page}.json").unlink(missing_ok=True)
 
 
 def two_ways(items):

@@ -322,7 +322,9 @@ class Study:
     def missing(self, runs: Iterable[Run]) -> list[Run]:
         """Those of ``runs`` that are not stored, or damaged."""
         for run in runs:
-            if run.key not in self._there and self.store.path(run).exists() and self.store.get(run) is not None:
+            if not self.store.path(run).exists():
+                self._there.discard(run.key)
+            elif run.key not in self._there and self.store.get(run) is not None:
                 self._there.add(run.key)
         return [run for run in runs if run.key not in self._there]
 

@@ -112,7 +112,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(die_at, batch_size, name, tmp_
     assert all(torch.equal(resumed[1].frames[at], frame) for at, frame in zip(frames, whole[1].frames, strict=True))
 
 
-OTHERS = [dict(seed=1), dict(batch_size=5), dict(name="nrae_l"), dict(epochs=24), dict(width=8), dict(data=DATA[1:])]
+OTHERS = [
+    dict(seed=1),
+    dict(batch_size=5),
+    dict(name="nrae_l"),
+    dict(epochs=24),
+    dict(width=8),
+    dict(data=DATA[1:]),
+    dict(data=DATA.flip(0)),
+]
 
 
 @pytest.mark.parametrize("damage", ["cut off", "other device", *OTHERS])

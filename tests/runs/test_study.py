@@ -75,11 +75,11 @@ def test_quick_shows_what_is_committed_whole_or_not_at_all_and_repeats_a_part_of
 
     stores["paper"].path(full.of("thin", "dae")[0].run).unlink()
     study = studied(plan_of)  # cut runs beside committed ones would pass for them
-    assert (study.conditions, study.waiting, study.preset_of("wide")) == (["wide"], ["thin"], "paper")
+    assert (study.conditions, study.waiting, study.preset_of("wide")) == (["wide"], {"thin": "paper"}, "paper")
     study = studied(plan_of, only=["thin"])
     assert study.options["thin"] == full.options["thin"]  # the full-scale search decides all the same
     assert set(study.frame.seed) == {0, 1} and set(study.frame.method) == {"ae", "dae", "nrae_l"}
-    assert study.label("thin") == "thin, quick run (2 seeds)" and study.waiting == []
+    assert study.label("thin") == "thin, quick run (2 seeds)" and not study.waiting
 
     stores["paper"].path(full.plan.searches("thin", "nrae_l")[0]).unlink()
     study = studied(plan_of, only=["thin"])  # a full search of some methods decides for none

@@ -2,8 +2,10 @@
 
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from math import isfinite, isnan
 from pathlib import Path
@@ -275,10 +277,16 @@ class Training:
         if stop_event.is_set():
             raise Interrupted(self.checkpoint, written)
 
+    @cached_property
+    def _points(self) -> tuple[int, ...]:
+        """Checksums of the points: a training must not go on with others."""
+        parts = (self.data,) if self.validation is None else (self.data, self.validation)
+        return tuple(zlib.crc32(part.cpu().contiguous().numpy()) for part in parts)
+
     def _what(self) -> str:
         """What a checkpoint belongs to; random numbers differ between kinds of devices."""
         shapes = [tuple(value.shape) for value in (self.data, *self.model.state_dict().values())]
-        kind = self.data.dtype, self.device.type
+        kind = self.data.dtype, self.device.type, self._points
         return repr((self.objective.identity(), self.optimization, self.seed, shapes, kind))
 
     def _resume(self) -> None:
