@@ -18,13 +18,6 @@ def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def brute_force(points, n_neighbors):
-    """Neighbours by (distance, index), one pair at a time."""
-    rows = points.reshape(len(points), -1).double().tolist()
-    far = [[(sum((a - b) ** 2 for a, b in zip(x, y, strict=True)), j) for j, y in enumerate(rows)] for x in rows]
-    return [[j for _, j in sorted(line) if j != i][:n_neighbors] for i, line in enumerate(far)]
-
-
 def all_differences(points, n_neighbors):
     """Neighbours by the stable order of all distances at once."""
     flat = torch.as_tensor(points).reshape(len(points), -1).double()
@@ -37,14 +30,6 @@ def way(request, monkeypatch):
     """Candidates from the product, or all differences; in small blocks, however small the data is."""
     monkeypatch.setattr(graph, "_SMALL", 0 if request.param == "product" else float("inf"))
     monkeypatch.setattr(graph, "_BLOCK_BYTES", 20_000)
-
-
-def test_random_tied_and_equal_points_agree_with_brute_force(way):
-    """Clusters far apart, too, of which the usual expansion of the squared distance gets most rows wrong."""
-    cluster, tied = normal(60, 3, dtype=torch.float64), torch.cat([torch.zeros(1, 2), torch.ones(40, 2)])
-    random = normal(200, 2), normal(100, 3, 4, 4), (2 * normal(90, 2)).round()  # the last has ties and duplicates
-    for points in (*random, torch.cat([cluster - 1e8, cluster + 1e8]), tied, 0 * tied):
-        assert knn_graph(points, 7).tolist() == brute_force(points, 7)
 
 
 KINDS = {

@@ -77,45 +77,6 @@ def test_neighborhood_reconstruction_against_the_definition(order, activation):
     assert_close(*(torch.autograd.grad(loss, inputs, materialize_grads=True) for loss in both))
 
 
-def test_the_centre_weighs_one_and_the_neighbours_lambda():
-    """Not the other way round, as in the first year of the released code."""
-    decoder, (z, z_near, x, _) = network("elu"), sample(1)
-    point = point_reconstruction(x, decoder(z))
-    assert_close(neighborhood_reconstruction(decoder, z, z_near, x, decoder(z)[None], 0, 0.25), point / 2)
-    assert_close(neighborhood_reconstruction(decoder, z, z_near, decoder(z), x[None], 0, 0.25), 0.25 * point / 2)
-
-
-@pytest.mark.parametrize("order", [0, 1, 2])
-def test_lambda_zero_is_half_the_point_loss_and_no_neighbours_the_whole(order):
-    """With λ = 0 only 1/|N| of equation 3 remains, a factor that Adam ignores; value and gradient follow."""
-    decoder, (z, z_near, x, x_near) = network("elu"), sample(1)
-    inputs = [z.requires_grad_(), *decoder.parameters()]
-    point = point_reconstruction(x, decoder(z))
-    for near, weight, factor in ((slice(None), 0.0, 2), (slice(0), 10.0, 1)):
-        ours = factor * neighborhood_reconstruction(decoder, z, z_near[near], x, x_near[near], order, weight)
-        assert_close(ours, point)
-        assert_close(*(torch.autograd.grad(loss, inputs, retain_graph=True) for loss in (ours, point)))
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_linear_decoder_reconstructs_every_neighbour_from_its_own_code(order):
-    """Supplement, equation 5: the expansion is f(z') itself, so NRAE is the autoencoder on centres and neighbours."""
-    decoder, (z, z_near, x, x_near) = nn.Linear(2, 3).double(), sample()
-    ours = neighborhood_reconstruction(decoder, z, z_near, x, x_near, order, 0.7)
-    plain = point_reconstruction(x, decoder(z)) + 0.7 * 2 * point_reconstruction(x_near, decoder(z_near))
-    assert_close(ours, plain / 3)
-
-
-@pytest.mark.parametrize(("activation", "same"), [("relu", True), ("elu", False)])
-def test_relu_with_linear_output_makes_q_equal_l_and_elu_does_not(activation, same):
-    decoder, data = network(activation), sample()
-    inputs = [data[0].requires_grad_(), data[1].requires_grad_(), *decoder.parameters()]
-    linear, quadratic = (neighborhood_reconstruction(decoder, *data, order, 1.0) for order in (1, 2))
-    gradients = [torch.autograd.grad(loss, inputs) for loss in (linear, quadratic)]
-    assert torch.equal(linear, quadratic) if same else not torch.isclose(linear, quadratic)
-    assert all(map(torch.equal, *gradients)) if same else not all(map(torch.allclose, *gradients))
-
-
 def test_equation_weighting_estimates_equation_3_without_bias():
     """Over all single-neighbour samples its mean is the loss with all k neighbours; "sample" weighs them 1/k of it."""
     decoder, (z, z_near, x, x_near) = network("elu"), sample(4)
@@ -133,13 +94,11 @@ def test_without_the_centre_lambda_is_a_common_factor():
 # Likelihood and relational reconstruction
 
 
-def test_gaussian_likelihood_is_the_density_of_torch_and_best_at_the_root_of_the_error():
+def test_gaussian_likelihood_is_the_density_of_torch():
     x, reconstruction, log_sigma = normal(5, 3, 4), normal(5, 3, 4, seed=1), double(-0.7)
     error = point_reconstruction(x, reconstruction)
     expected = -Normal(reconstruction, log_sigma.exp()).log_prob(x).mean()
     assert_close(losses.gaussian_likelihood(error, log_sigma), expected)
-    best = double(0.5 * log(error)).requires_grad_()
-    assert torch.autograd.grad(losses.gaussian_likelihood(error, best), best)[0].abs() < 1e-12
 
 
 def test_relational_reconstruction_against_a_double_loop_and_with_the_point_alone():
@@ -195,19 +154,6 @@ def test_discrepancy_against_a_double_loop_whose_bandwidth_has_no_gradient():
     assert_close(*(torch.autograd.grad(loss, z) for loss in (ours, expected)))
 
 
-@pytest.mark.parametrize("kernel", losses.KERNELS)
-def test_discrepancy_is_zero_in_expectation_for_equal_distributions_only_and_pulls_to_the_prior(kernel):
-    draws = normal(1000, 2, 30, 3)
-    equal = torch.stack([losses.maximum_mean_discrepancy(z, prior, kernel) for z, prior in draws])
-    assert equal.mean().abs() < 4 * equal.std() / len(equal) ** 0.5
-    assert (equal < 0).any()  # an unbiased estimate of zero must fall below it
-    shifted = torch.stack([losses.maximum_mean_discrepancy(z + 0.5, prior, kernel) for z, prior in draws[:200]])
-    assert shifted.mean() > 10 * shifted.std() / len(shifted) ** 0.5
-    z = (3 + normal(50, 2)).requires_grad_()
-    (gradient,) = torch.autograd.grad(losses.maximum_mean_discrepancy(z, normal(60, 2, seed=1), kernel), z)
-    assert (gradient.mean(0) > 0).all()
-
-
 # Norm, targets, entropy, barycentres
 
 
@@ -242,27 +188,6 @@ def test_entropy_by_hand_and_stretching_adds_its_logarithm():
     assert_close(stretched - plain, double(4 * log(10)))
 
 
-def test_in_high_dimension_the_estimate_is_biased_and_prefers_the_wrong_distribution():
-    """Minibatches of 100 in 32 dimensions: too high by more than 3 nats, and higher for the uniform than the normal."""
-    d, width = 32, 12**0.5  # unit variance too
-    both = normal(40, 100, d), width * uniform(40, 100, d)
-    gaussian, cube = (torch.stack([losses.nearest_neighbor_entropy(z) for z in draws]).mean() for draws in both)
-    assert normal_entropy(d) - d * log(width) > 5  # the truth
-    assert gaussian - normal_entropy(d) > 3 and cube - gaussian > 0.3  # the estimate
-    assert abs(gaussian - 49.12) < 0.3 and abs(cube - 49.69) < 0.3
-
-
-def test_barycentre_weights_reproduce_points_of_a_plane():
-    plane, origin = normal(2, 5, seed=1), normal(5, seed=2)
-    x, x_near = normal(6, 2, seed=3) @ plane + origin, normal(6, 6, 2, seed=4) @ plane + origin
-    weights = losses.barycenter_weights(x, x_near, ridge=1e-9)
-    reproduced = torch.stack([sum(weights[j, i] * x_near[j, i] for j in range(6)) for i in range(6)])
-    assert_close(reproduced, x, rtol=0, atol=1e-5)
-    assert losses.barycenter_error(x, x_near, weights) < 1e-10
-    assert losses.barycenter_error(x, x_near, torch.full_like(weights, 1 / 6)) > 1e-2
-    assert_close(losses.barycenter_weights(x.view(6, 1, 1, 5), x_near.view(6, 6, 1, 1, 5), ridge=1e-9), weights)
-
-
 @pytest.mark.parametrize("ridge", [1e-3, 0.1])
 @pytest.mark.parametrize("k", [3, 9])
 def test_weights_of_locally_linear_embedding_in_sklearn(k, ridge):
@@ -275,6 +200,7 @@ def test_weights_of_locally_linear_embedding_in_sklearn(k, ridge):
     ours = losses.barycenter_weights(points, points[graph.T], ridge)
     assert_close(ours.T, torch.from_numpy(theirs), rtol=1e-6, atol=1e-9)
     assert_close(ours.sum(0), torch.ones(30).double())
+    assert torch.equal(losses.barycenter_weights(points.view(30, 1, 5), points[graph.T].view(k, 30, 1, 5), ridge), ours)
 
 
 # Topology
@@ -336,16 +262,9 @@ def test_topological_loss_of_five_points_by_hand_and_its_gradients():
     """
     assert_close(losses.topological_loss(X, Z, double(2)), double(1.508))
     assert_close(losses.topological_loss(X.view(5, 1, 1, 1), Z, double(2)), double(1.508))  # images are flattened
+    assert losses.topological_loss(torch.zeros(3, 2), torch.zeros(3, 1)) == 0
     inputs = Z.clone().requires_grad_(), double(2).requires_grad_()
     assert gradcheck(lambda z, scale: losses.topological_loss(X, z, scale), inputs)
-
-
-def test_topological_loss_is_zero_if_the_distances_agree_up_to_the_scales():
-    points = normal(20, 3)
-    largest = torch.cdist(points, points).max()
-    assert losses.topological_loss(7 * points, points, largest) < 1e-20
-    assert losses.topological_loss(7 * points, points, 2 * largest) > 1e-3
-    assert losses.topological_loss(torch.zeros(3, 2), torch.zeros(3, 1)) == 0
 
 
 # All of them

@@ -74,9 +74,10 @@ def test_embeddings_are_the_libraries_own_with_the_settings_that_few_points_allo
 
 @pytest.mark.slow
 def test_umap_is_the_library_itself():
+    """The same class with the same settings, so that a fit, which compiles for a minute, would show no more."""
     umap = pytest.importorskip("umap")
-    ours = embedding("umap", 2, 8, points=24, seed=3).fit_transform(POINTS)
-    assert np.array_equal(ours, umap.UMAP(n_neighbors=8, random_state=3, n_jobs=1).fit_transform(POINTS))
+    ours, theirs = embedding("umap", 2, 8, points=24, seed=3), umap.UMAP(n_neighbors=8, random_state=3, n_jobs=1)
+    assert type(ours) is umap.UMAP and ours.get_params() == theirs.get_params()
     with pytest.raises(ValueError, match=r"at least n_components \+ 2 samples"):
         embedding("umap", 2, points=3, seed=0)
 

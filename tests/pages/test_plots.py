@@ -2,8 +2,6 @@
 
 import base64
 import re
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -123,12 +121,6 @@ def test_colours_read_on_white_and_on_dark_pages_and_differ():
     assert set(ORDER_COLOURS) < set(CYCLIC_COLOURS)
     assert plots.method_colour("new") == plots.method_colour("new") != plots.method_colour("newer")
     assert plots.method_label("nrae_l") == "NRAE-L" and plots.method_label("my method") == "my method"
-
-
-def test_modules_import_without_the_drawing_libraries():
-    blocked = ("matplotlib", "pandas", "IPython", "torch")
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import nrae_lib.pages.plots, nrae_lib.pages"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_learned_curves_share_limits_set_by_the_data_not_by_the_curves():

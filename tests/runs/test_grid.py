@@ -3,15 +3,12 @@
 import os
 import pickle
 import signal
-import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
-import torch
 
 from nrae_lib.core import training
 from nrae_lib.core.models import Network
@@ -19,7 +16,7 @@ from nrae_lib.core.training import Optimization
 from nrae_lib.runs import RunsFailed, Store, grid, perform, performing, run_all
 from tests.runs.small import RUN, small_result
 
-LONG = replace(RUN, network=Network((64,), 1), optimization=Optimization(1500, 50), keep="animation")
+LONG = replace(RUN, network=Network((64,), 1), optimization=Optimization(60, 50), keep="animation")
 RUNS = [replace(RUN, seed=seed) for seed in range(4)]
 
 
@@ -123,30 +120,24 @@ def test_a_folder_or_device_that_cannot_be_stops_before_the_first_run(tmp_path):
         run_all(RUNS, Store(tmp_path / "folder"), "tpu")
 
 
-def go_on(folder, threads, log):
-    """Perform the long run, with a checkpoint every moment, and say how many steps it took."""
-    torch.set_num_threads(threads)
-    performing.fit = partial(training.fit, checkpoint_seconds=0.05)
-    training.loop.step = Mock(wraps=training.loop.step)
-    run_all([LONG], Store(folder), "cpu", progress=False)
-    log.write_text(str(training.loop.step.call_count))
+def test_killed_or_told_to_end_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    uninterrupted, store, taken, step = perform(LONG, "cpu"), Store(tmp_path), [], training.loop.step
 
+    def act(*given):
+        taken.append(given)
+        if len(taken) == 20:
+            raise KeyboardInterrupt  # for SIGKILL, which core/test_interruptions.py and test_cluster.py send
+        if len(taken) == 40:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*given)
 
-@pytest.mark.slow
-def test_killed_or_told_to_end_and_resumed_equals_uninterrupted(tmp_path, start_process):
-    uninterrupted, store, log = perform(LONG, "cpu"), Store(tmp_path / "store"), tmp_path / "steps"
-    checkpoint = store.checkpoint(LONG)
-    statuses = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, 0: 0}
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, 0):
-        driver = start_process(go_on, store.folder, torch.get_num_threads(), log)
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while number and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-            assert driver.is_alive(), "it ended before it could be stopped"
-            time.sleep(0.005)
-        os.kill(driver.pid, number)
-        driver.join()
-        assert driver.exitcode == statuses[number] and checkpoint.exists() == (store.get(LONG) is None) == bool(number)
-    assert int(log.read_text()) < LONG.optimization.epochs, "the last process started from the beginning"
+    monkeypatch.setattr(training.loop, "step", act)
+    monkeypatch.setattr(performing, "fit", partial(training.fit, checkpoint_seconds=0))
+    for end in (pytest.raises(KeyboardInterrupt), pytest.raises(SystemExit, match="goes on from"), nullcontext()):
+        with end:
+            run_all([LONG], store, "cpu", progress=False)
+        assert store.checkpoint(LONG).exists() == (store.get(LONG) is None)
+    assert len(taken) == LONG.optimization.epochs + 1, "only the step that was killed is taken again"
     result = store.get(LONG)
     assert (result.metrics, result.history) == (uninterrupted.metrics, uninterrupted.history)
     assert all((result.arrays[name] == value).all() for name, value in uninterrupted.arrays.items())
