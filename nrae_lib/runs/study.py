@@ -41,7 +41,7 @@ class Plan:
 
     Arguments:
         conditions: name -> the fields of its runs: data, data_options, network, optimization and perhaps recipe (whose
-            settings these are). Also ``methods`` (by default all of the plan), ``seeds`` (in place of the plan's), ``options`` (method -> options of this
+            settings these are). Also ``methods`` (by default all of the plan), ``seeds`` (in place of the plan's; 0: it searches only), ``options`` (method -> options of this
             condition that are not searched, over ``fixed``), ``keep`` (in place of the plan's), ``search_data_options``:
             what differs in the data of the search, ``search_as``: the condition whose choices it takes instead of
             searching, ``same_choice``: method -> the method whose choice it takes, where the two are one function, and
@@ -209,7 +209,7 @@ class Study:
             name: scale
             for scale in dict.fromkeys(self._shown.values())
             for name in self._plans[scale].conditions
-            if name in self._wanted and name not in committed
+            if name in self._wanted and name not in committed and self._plans[scale].seeds_of(name)
         }
         mine = [] if committed else [name for name in self.plan.conditions if name in self._wanted]
         # Without any images at all, the first run says best what is missing.
@@ -262,7 +262,7 @@ class Study:
                     options = {method: search.chosen(name, method) for method in search.plan.methods_of(name)}
                     runs = self._runs(search.plan, name, options, options)
                     results = grid.stored(runs, self.full_store)
-                    if len(results) == len(runs):
+                    if runs and len(results) == len(runs):
                         found[name] = scale, [result for result in results if result.run.method in self.names]
         return found
 
