@@ -145,12 +145,11 @@ def close_study(study, page, frame=None, conditions=None, **tables):
     shown = {study.preset_of(name) for name in study.conditions}
     common = shown.pop() if len(shown) == 1 and not study.waiting else study.preset
     if conditions is None:
-        extra = judged.condition.unique() if len(judged) else ()
-        conditions = dict.fromkeys((*study.conditions, *study.absent, *study.waiting, *extra))
-    presets = (
-        dict.fromkeys(conditions, common) | {name: study.preset_of(name) for name in study.conditions} | study.waiting
-    )
-    presets = {name: presets[name] for name in conditions}
+        presets = {name: study.preset_of(name) for name in (*study.conditions, *study.absent)} | study.waiting
+        names = judged.condition.unique() if len(judged) else ()
+        presets |= dict.fromkeys((name for name in names if name not in presets), common)
+    else:
+        presets = dict.fromkeys(conditions, common)
     items = [item for name, preset in presets.items() for item in paper.judge(page, judged, preset, (name,))]
     # "quick" shows the largest scale that is committed of every condition; a part of the methods or conditions must not replace
     # verdicts on all of them.
