@@ -49,7 +49,7 @@ class Method:
         """``options`` in the papers' symbols, such as "λ = 1, k = 8"; the searched ones' defaults, marked, if empty."""
         values = self.configure(**options).options()
         shown = ", ".join(f"{SYMBOLS.get(name, name)} = {values[name]}" for name in options or self.search)
-        return f"{shown} (defaults: no search is stored)" if shown and not options else shown or "none"
+        return f"{shown} (default)" if shown and not options else shown or "none"
 
 
 SYMBOLS = {"neighbor_weight": "λ", "n_neighbors": "k", "corruption": "σ", "initial_sigma": "initial s"} | {
