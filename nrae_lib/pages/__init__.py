@@ -7,5 +7,7 @@ from nrae_lib.pages.methods import (
     weight_convention,
 )  # fmt: skip
 from nrae_lib.pages.parameters import check_parameters, choose_methods
-from nrae_lib.pages.study import all_verdicts, close_study, open_study, show_source, spot_check_text, stored_verdicts
+from nrae_lib.pages.study import (
+    all_verdicts, close_study, open_study, scale_of, show_source, spot_check_text, stored_verdicts,
+)  # fmt: skip
 from nrae_lib.pages.tables import comparison_table, table_frame, text_table

@@ -31,7 +31,7 @@ from nrae_lib.runs.performing import attempt
 from nrae_lib.runs.run import Run
 from nrae_lib.runs.study import Study, is_here
 
-POLL_SECONDS, REORDER_SECONDS = 5, 30  # the list takes half a second, as long as some runs
+POLL_SECONDS, REORDER_SECONDS = 5, 30  # the list takes as long as some runs
 # How much more than others a verdict of these pages counts: the paper's headline, and the figures that share its protocol.
 WEIGHT = {"table3_generalization": 10, "fig10_sample_size": 2}
 
@@ -105,11 +105,10 @@ class Clock:
                 )
 
     def _estimate(self, run: Run) -> float:
-        with contextlib.suppress(
-            ValueError, OSError, ImportError, ArithmeticError
-        ):  # of which the run itself will tell
+        try:
             return self._measure(run)
-        return math.inf
+        except (ValueError, OSError, ImportError, ArithmeticError):  # of which the run itself will tell
+            return math.inf
 
     def _measure(self, run: Run) -> float:
         points, kind = _data(*_images(run))[0], _kind(run)
@@ -179,6 +178,7 @@ def work(preset: str) -> int:
     clock = Clock(found)
     while True:
         units, due, worked = order(found, clock), time.monotonic() + REORDER_SECONDS, False
+        left = hours(units, clock)
         free = [(*unit[1:3], run) for unit in units for run in unit[3] if run.key not in failed]
         for page, condition, run in free:
             if run.key in failed or not found[page].missing([run]):  # since the list was made
@@ -195,8 +195,9 @@ def work(preset: str) -> int:
                     raise SystemExit(f"results cannot be kept in {found[page].store.folder}: {said}")
                 print(f"failed: {run.label}, {page}: {said}", flush=True)
             else:
-                left = f"{hours(units, clock):.1f} core-hours left"
-                print(f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s; {left}", flush=True)
+                left -= clock.seconds(run) / 3600
+                said = f"{page}, {condition}: {run.label}, {ending.seconds:.0f} s"
+                print(f"{said}; {left:.1f} core-hours left", flush=True)
             if time.monotonic() > due:
                 break
         if not worked:

@@ -25,7 +25,6 @@ def open_study(parameters, experiment, plan, only="all", show_options=True, scal
         show_options: whether to show the table of options.
         scales: the presets whose results are committed, the largest first, see :class:`nrae_lib.runs.Study`.
         choices: parameter -> what it may be, for parameters of this page alone, see `check_parameters`.
-
     """
     from nrae_lib import runs
     from nrae_lib.core import methods
@@ -127,7 +126,7 @@ def spot_check_text(checked):
 def close_study(study, page, frame=None, conditions=None, **tables):
     """Display the verdicts, the downloads behind a page, where its numbers come from, and the command that makes it.
 
-    Verdicts on committed results are stored in `results/verdicts` if all methods and conditions were asked for.
+    Preset "quick" stores the verdicts on committed results in `results/verdicts`, if all methods and conditions were asked for.
 
     Arguments:
         study: what `open_study` returned, or a TypeError.
@@ -211,6 +210,15 @@ def all_verdicts():
     none = ("all", "paper", "not run", "the runs that decide it are not all committed.")
     found += [paper.Verdict(claim, *none) for claim in paper.CLAIMS if claim.identifier not in known]
     return sorted(found, key=lambda verdict: paper.CLAIMS.index(verdict.claim))
+
+
+def scale_of(verdict):
+    """What a verdict is counted under: "full scale", "favourable" (options chosen by what the figure is judged by) or "reduced"."""
+    from nrae_lib.pages.plans import FAVOURABLE
+
+    if verdict.preset != "paper":
+        return verdict.preset
+    return "favourable" if verdict.condition.endswith(FAVOURABLE) else "full scale"
 
 
 def show_source(module):

@@ -18,8 +18,8 @@ errors (five runs is what the paper has there), and uses the tests of :mod:`nrae
 
 "Reproduced" is a claim whose every part is significant, "not reproduced" one of which the opposite of a part is, corrected for
 their number, or a truth outside a margin. All else is "inconclusive", with the power if it is small, or "not run", where a run that is
-needed is missing or has diverged. Either wrong verdict has a probability of at most 5 % (up to a fifth for means of strongly skewed
-logarithms, as simulated); :func:`by_chance` says what that means for many. Without any spread the numbers decide, a tie nothing.
+needed is missing or has diverged. Either wrong verdict has a probability of at most 5 % (16 % for means of strongly skewed
+logarithms, see :mod:`nrae_lib.paper.rules`); :func:`by_chance` says what that means for many. Without any spread the numbers decide, a tie nothing.
 """
 
 from __future__ import annotations

@@ -41,11 +41,11 @@ class Plan:
 
     Arguments:
         conditions: name -> the fields of its runs: data, data_options, network, optimization and perhaps recipe (whose
-            settings these are). Also ``methods`` (by default all of the plan), ``seeds`` (in place of the plan's; 0: it searches only), ``options`` (method -> options of this
-            condition that are not searched, over ``fixed``), ``keep`` (in place of the plan's), ``search_data_options``:
-            what differs in the data of the search, ``search_as``: the condition whose choices it takes instead of
-            searching, ``same_choice``: method -> the method whose choice it takes, where the two are one function, and
-            ``criterion``, in place of the plan's.
+            settings these are). Also ``methods`` (by default all of the plan), ``seeds`` (in place of the plan's; 0: it
+            searches only), ``options`` (method -> options of this condition that are not searched, over ``fixed``),
+            ``keep`` (in place of the plan's), ``search_data_options``: what differs in the data of the search,
+            ``search_as``: the condition whose choices it takes instead of searching, ``same_choice``: method -> the method
+            whose choice it takes, where the two are one function, and ``criterion``, in place of the plan's.
         methods: names from the catalogue, in the order of the page.
         seeds: of every condition, 0, 1, ...
         keep: what results hold, a name from ``views.VIEWS``; ``keep_first`` is for seed 0, by default the same.
@@ -165,7 +165,7 @@ class Study:
     checked: list[tuple[Result, Result]]  #: the spot check, pairs of a result of now and its committed twin
     waiting: dict[
         str, str
-    ]  #: condition -> scale; left out at "quick": planned at the scale of those that are committed, and not committed yet
+    ]  #: condition -> its scale, left out at "quick": others of it are committed, this one is not yet
     absent: list[str]  #: conditions that are left out, or not checked, because their images are not on this machine
     already_stored: int  #: how many of this preset's own results were there, and not trained
 
@@ -421,7 +421,8 @@ def _numbers(content: dict[str, Any]) -> dict[str, str]:
     network, optimization = asdict(content["network"]), asdict(content["optimization"])
     found = {**content.get("data_options", {}), **network, **optimization}
     words = {
-        "n_train": "training points", "n_validation": "validation points", "decay": "fall of the step size", "n_test": "test points", "count": "images", "digits": "digits", "rotations": "rotations",
+        "n_train": "training points", "n_validation": "validation points", "decay": "fall of the step size",
+        "n_test": "test points", "count": "images", "digits": "digits", "rotations": "rotations",
         "hidden": "hidden layers", "width": "share of the channels", "epochs": "epochs",
     }  # fmt: skip
 
